@@ -1,0 +1,290 @@
+"""Slot Attention (Algorithm 1) with every variant of appendix B as a field.
+
+Letters in shapes: B batch, N inputs, K slots, D slot size, T iterations.
+"Paper" is Locatello et al., Object-Centric Learning with Slot Attention,
+NeurIPS 2020, https://arxiv.org/abs/2006.15055.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+AGGREGATIONS = ("weighted_mean", "weighted_sum", "weighted_sum_layer_norm")
+SOFTMAX_AXES = ("slots", "inputs")
+UPDATES = ("gru", "none")
+TEMPERATURES = ("sqrt_d", "one")
+EPSILON_PLACES = ("attention", "denominator")
+SLOT_INITS = ("shared", "per_slot")
+
+# The reference is written in Keras: its defaults, not Flax's, are the paper's.
+Dense = functools.partial(
+  nn.Dense, kernel_init=nn.initializers.glorot_uniform()
+)
+LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-3)
+
+
+def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+  """Raises a ValueError that names the field, its value and the choices."""
+  if value not in choices:
+    raise ValueError(f"{field}={value!r} is not one of {', '.join(choices)}")
+
+
+def check_at_least(field: str, value: int, minimum: int) -> None:
+  """Raises a ValueError unless `value` is at least `minimum`."""
+  if value < minimum:
+    raise ValueError(f"{field}={value} must be at least {minimum}")
+
+
+class MLP(nn.Module):
+  """Dense layers of the given sizes with ReLU between them."""
+
+  sizes: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """[..., D_in] to [..., sizes[-1]]."""
+    x = inputs
+    for i, size in enumerate(self.sizes):
+      x = Dense(size, name=f"dense_{i}")(nn.relu(x) if i else x)
+    return x
+
+
+class GRU(nn.Module):
+  """Gated recurrent unit, as Keras' `GRUCell(reset_after=True)`.
+
+  Computes what `flax.linen.GRUCell` computes. Its own class because Keras draws
+  the kernels of the three gates as one matrix, [D_in, 3D] Glorot and [D, 3D]
+  orthogonal, which cannot be had from gates that are initialised apart.
+  """
+
+  @nn.compact
+  def __call__(self, state: jax.Array, inputs: jax.Array) -> jax.Array:
+    """Returns the next state [..., D] from state [..., D], inputs [..., D_in].
+
+    The columns of both kernels are, in thirds: update gate z, reset gate r,
+    candidate.
+    """
+    size = state.shape[-1]
+    inputs = Dense(3 * size, name="input")(inputs)
+    recurrent = nn.Dense(
+      3 * size, kernel_init=nn.initializers.orthogonal(), name="recurrent"
+    )(state)
+    input_z, input_r, input_h = jnp.split(inputs, 3, axis=-1)
+    recurrent_z, recurrent_r, recurrent_h = jnp.split(recurrent, 3, axis=-1)
+    z = nn.sigmoid(input_z + recurrent_z)
+    r = nn.sigmoid(input_r + recurrent_r)
+    candidate = jnp.tanh(input_h + r * recurrent_h)
+    return z * state + (1 - z) * candidate
+
+
+class SlotAttention(nn.Module):
+  """Iterative attention in which K slots compete for N inputs (Algorithm 1).
+
+  Attributes:
+    num_slots: K, unless the call says otherwise.
+    num_iterations: T, unless the call says otherwise.
+    slot_size: D, of the slots and of the queries, keys and values.
+    mlp_hidden_size: hidden units of the residual MLP; 0 leaves it out
+      (Figure 14).
+    epsilon: offset that keeps the weighted mean finite.
+    epsilon_place: "attention" adds epsilon to every coefficient,
+      "denominator" to their sum over the inputs (Figure 16).
+    aggregation: "weighted_mean", "weighted_sum", or "weighted_sum_layer_norm"
+      (Figure 7).
+    softmax_axis: "slots" makes the slots compete; "inputs" is the attention of
+      Transformers (Figure 10, which goes with aggregation="weighted_sum").
+    update: "gru", or "none": the updates are the next slots (Figure 11).
+    use_layer_norm: whether inputs, slots and the residual MLP's inputs are
+      normalised (Figure 13).
+    use_projections: whether q, k and v are learned; if not they are the
+      identity, and inputs must have size D (soft k-means).
+    temperature: of the softmax, "sqrt_d" or "one" (Figure 15).
+    slot_init: "shared" draws all initial slots from one learned Gaussian,
+      "per_slot" learns one for each slot (Figure 9).
+
+  Raises:
+    ValueError: for a choice that does not exist or a count below 1.
+  """
+
+  num_slots: int
+  num_iterations: int = 3
+  slot_size: int = 64
+  mlp_hidden_size: int = 128
+  epsilon: float = 1e-8
+  epsilon_place: str = "attention"
+  aggregation: str = "weighted_mean"
+  softmax_axis: str = "slots"
+  update: str = "gru"
+  use_layer_norm: bool = True
+  use_projections: bool = True
+  temperature: str = "sqrt_d"
+  slot_init: str = "shared"
+
+  def __post_init__(self):
+    check_at_least("num_slots", self.num_slots, 1)
+    check_at_least("num_iterations", self.num_iterations, 1)
+    check_at_least("slot_size", self.slot_size, 1)
+    check_at_least("mlp_hidden_size", self.mlp_hidden_size, 0)
+    check_choice("epsilon_place", self.epsilon_place, EPSILON_PLACES)
+    check_choice("aggregation", self.aggregation, AGGREGATIONS)
+    check_choice("softmax_axis", self.softmax_axis, SOFTMAX_AXES)
+    check_choice("update", self.update, UPDATES)
+    check_choice("temperature", self.temperature, TEMPERATURES)
+    check_choice("slot_init", self.slot_init, SLOT_INITS)
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs: jax.Array,
+    *,
+    num_slots: int | None = None,
+    num_iterations: int | None = None,
+    slots: jax.Array | None = None,
+    example_ids: jax.Array | None = None,
+  ) -> dict[str, jax.Array]:
+    """Groups the inputs into slots.
+
+    Args:
+      inputs: [B, N, D_inputs], a set: its order does not matter.
+      num_slots: K for this call.
+      num_iterations: T for this call.
+      slots: initial slots [B, K, D]; without them they are drawn with the
+        random stream "slots" (`rngs={"slots": key}`).
+      example_ids: int [B]; the noise of an example's slots depends on the
+        stream's key and on its id alone, not on its place in this batch.
+        0 .. B-1 if left out.
+
+    Returns:
+      A dict of
+        slots: [B, K, D] after the last iteration;
+        attn: [B, T, N, K] of every iteration, sums to 1 over `softmax_axis`
+          (epsilon not yet added);
+        slots_per_iteration: [B, T + 1, K, D], the initial slots first.
+
+    Raises:
+      ValueError: if K or T is below 1, if K exceeds the slots that
+        slot_init="per_slot" has learned, or if a shape does not fit.
+    """
+    batch_size, _, inputs_size = inputs.shape
+    if num_iterations is None:
+      num_iterations = self.num_iterations
+    check_at_least("num_iterations", num_iterations, 1)
+    if not self.use_projections and inputs_size != self.slot_size:
+      raise ValueError(
+        f"use_projections=False compares inputs with slots directly: inputs of"
+        f" size {inputs_size} do not fit slot_size={self.slot_size}"
+      )
+
+    initial_slots = self._initial_slots(batch_size, num_slots, example_ids)
+    if slots is None:
+      slots = initial_slots()
+    elif slots.ndim != 3 or slots.shape[::2] != (batch_size, self.slot_size):
+      raise ValueError(
+        f"initial slots of shape {slots.shape} do not fit a batch of"
+        f" {batch_size} with slot_size={self.slot_size}"
+      )
+
+    def layer_norm(name):
+      return LayerNorm(name=name) if self.use_layer_norm else (lambda x: x)
+
+    def project(name):
+      if not self.use_projections:
+        return lambda x: x
+      return Dense(self.slot_size, use_bias=False, name=name)
+
+    norm_slots, project_q = layer_norm("norm_slots"), project("project_q")
+    if self.aggregation == "weighted_sum_layer_norm":
+      norm_updates = LayerNorm(name="norm_updates")
+    if self.update == "gru":
+      gru = GRU(name="gru")
+    if self.mlp_hidden_size:
+      norm_mlp = layer_norm("norm_mlp")
+      mlp = MLP((self.mlp_hidden_size, self.slot_size), name="mlp")
+
+    inputs = layer_norm("norm_inputs")(inputs)
+    k, v = project("project_k")(inputs), project("project_v")(inputs)
+    scale = self.slot_size**-0.5 if self.temperature == "sqrt_d" else 1.0
+
+    attn_per_iteration, slots_per_iteration = [], [slots]
+    for _ in range(num_iterations):
+      slots_prev = slots
+      q = project_q(norm_slots(slots)) * scale
+      attn = nn.softmax(
+        jnp.einsum("bnd,bkd->bnk", k, q),
+        axis=-1 if self.softmax_axis == "slots" else -2,
+      )
+      updates = jnp.einsum("bnk,bnd->bkd", self._weights(attn), v)
+      if self.aggregation == "weighted_sum_layer_norm":
+        updates = norm_updates(updates)
+      slots = gru(slots_prev, updates) if self.update == "gru" else updates
+      if self.mlp_hidden_size:
+        slots = slots + mlp(norm_mlp(slots))
+      attn_per_iteration.append(attn)
+      slots_per_iteration.append(slots)
+
+    return {
+      "slots": slots,
+      "attn": jnp.stack(attn_per_iteration, axis=1),
+      "slots_per_iteration": jnp.stack(slots_per_iteration, axis=1),
+    }
+
+  def _weights(self, attn: jax.Array) -> jax.Array:
+    """Weights of the values, [B, N, K]; over N they sum to 1 in a mean."""
+    if self.epsilon_place == "attention":
+      attn = attn + self.epsilon
+    if self.aggregation != "weighted_mean":
+      return attn
+    total = jnp.sum(attn, axis=1, keepdims=True)
+    if self.epsilon_place == "denominator":
+      total = total + self.epsilon
+    return attn / total
+
+  def _initial_slots(self, batch_size, num_slots, example_ids):
+    """Declares the Gaussian's parameters; the function returned samples it."""
+    if num_slots is None:
+      num_slots = self.num_slots
+    check_at_least("num_slots", num_slots, 1)
+    if self.slot_init == "per_slot" and num_slots > self.num_slots:
+      raise ValueError(
+        f"num_slots={num_slots}, but slot_init='per_slot' has learned a"
+        f" Gaussian for each of {self.num_slots} slots and no more; only"
+        " slot_init='shared' lets K grow after training"
+      )
+    num_gaussians = self.num_slots if self.slot_init == "per_slot" else 1
+    # Glorot over (1, 1, D), as the reference, for each Gaussian: U(+-0.3038)
+    # at D = 64.
+    initializer = nn.initializers.glorot_uniform(in_axis=0, batch_axis=1)
+    shape = (1, num_gaussians, self.slot_size)
+    mu = self.param("slots_mu", initializer, shape)
+    log_sigma = self.param("slots_log_sigma", initializer, shape)
+
+    def sample() -> jax.Array:
+      ids = jnp.arange(batch_size) if example_ids is None else example_ids
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        self.make_rng("slots"), ids
+      )
+      noise = jax.vmap(
+        lambda key: jax.random.normal(key, (num_slots, self.slot_size))
+      )(keys)
+      return mu[:, :num_slots] + jnp.exp(log_sigma[:, :num_slots]) * noise
+
+    return sample
+
+
+def soft_k_means(num_slots: int, **fields) -> SlotAttention:
+  """Soft k-means with dot-product scores (appendix B, last paragraph).
+
+  `SlotAttention` without GRU, residual MLP, layer norms and projections: the
+  inputs must have the size of the slots. `fields` are further fields of it.
+  """
+  return SlotAttention(
+    num_slots=num_slots,
+    update="none",
+    mlp_hidden_size=0,
+    use_layer_norm=False,
+    use_projections=False,
+    **fields,
+  )

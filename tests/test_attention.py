@@ -1,0 +1,386 @@
+"""Tests of Algorithm 1 and of every switch of appendix B."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slot_attention import attention
+from slot_attention.attention import SlotAttention
+
+# Pairwise different, so that no wrong axis passes.
+B, N, K, D, D_INPUTS = 2, 9, 5, 16, 12
+
+SWITCHES = [
+  {"aggregation": "weighted_sum"},
+  {"aggregation": "weighted_sum_layer_norm"},
+  {"softmax_axis": "inputs"},
+  {"update": "none"},
+  {"mlp_hidden_size": 0},
+  {"mlp_hidden_size": 24},
+  {"use_layer_norm": False},
+  {"temperature": "one"},
+  {"epsilon_place": "denominator", "epsilon": 0.1},
+  {"epsilon": 0.1},
+  {"slot_init": "per_slot"},
+  {"num_slots": K + 1},
+  {"num_iterations": 4},
+  {"slot_size": D + 4},
+]
+
+
+def make(**fields) -> SlotAttention:
+  return SlotAttention(
+    **{"num_slots": K, "slot_size": D, "mlp_hidden_size": 20, **fields}
+  )
+
+
+def perturb(params, scale=0.3):
+  """Away from the initial zeros and ones, which hide mistakes."""
+  leaves, treedef = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(7), len(leaves))
+  return jax.tree.unflatten(
+    treedef,
+    [
+      leaf + scale * jax.random.normal(key, leaf.shape)
+      for leaf, key in zip(leaves, keys)
+    ],
+  )
+
+
+@pytest.fixture(name="inputs")
+def _inputs():
+  return jax.random.normal(jax.random.key(1), (B, N, D_INPUTS))
+
+
+def init_and_apply(module, inputs, **kwargs):
+  rngs = {"params": jax.random.key(2), "slots": jax.random.key(3)}
+  params = perturb(module.init(rngs, inputs)["params"])
+  apply = jax.jit(
+    lambda params: module.apply(
+      {"params": params}, inputs, rngs={"slots": jax.random.key(4)}, **kwargs
+    )
+  )
+  return params, apply(params)
+
+
+def test_outputs_have_the_documented_shapes(inputs):
+  _, outputs = init_and_apply(make(), inputs)
+  assert outputs["slots"].shape == (B, K, D)
+  assert outputs["attn"].shape == (B, 3, N, K)
+  assert outputs["slots_per_iteration"].shape == (B, 4, K, D)
+  np.testing.assert_array_equal(
+    outputs["slots"], outputs["slots_per_iteration"][:, -1]
+  )
+
+
+def test_equals_algorithm_1_written_out_in_numpy(inputs):
+  """An independent transcription, one image and one slot at a time."""
+  module = make()
+  slots = np.array(jax.random.normal(jax.random.key(5), (B, K, D)))
+  params, outputs = init_and_apply(module, inputs, slots=jnp.array(slots))
+  p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+
+  def layer_norm(x, name):
+    x = (x - x.mean()) / np.sqrt(x.var() + 1e-3)
+    return x * p[name]["scale"] + p[name]["bias"]
+
+  def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+  def gru(h, x):
+    thirds = [slice(0, D), slice(D, 2 * D), slice(2 * D, 3 * D)]
+    of_x = x @ p["gru"]["input"]["kernel"] + p["gru"]["input"]["bias"]
+    of_h = h @ p["gru"]["recurrent"]["kernel"] + p["gru"]["recurrent"]["bias"]
+    z, r = (sigmoid(of_x[gate] + of_h[gate]) for gate in thirds[:2])
+    candidate = np.tanh(of_x[thirds[2]] + r * of_h[thirds[2]])
+    return z * h + (1 - z) * candidate
+
+  def mlp(x):
+    first, second = p["mlp"]["dense_0"], p["mlp"]["dense_1"]
+    hidden = np.maximum(x @ first["kernel"] + first["bias"], 0)
+    return hidden @ second["kernel"] + second["bias"]
+
+  for b in range(B):
+    x = [
+      layer_norm(np.asarray(row, np.float64), "norm_inputs")
+      for row in inputs[b]
+    ]
+    k = [row @ p["project_k"]["kernel"] for row in x]
+    v = [row @ p["project_v"]["kernel"] for row in x]
+    state = list(slots[b].astype(np.float64))
+    for t in range(3):
+      q = [
+        layer_norm(s, "norm_slots") @ p["project_q"]["kernel"] for s in state
+      ]
+      logits = np.array([[key @ query for query in q] for key in k]) / D**0.5
+      attn = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+      np.testing.assert_allclose(outputs["attn"][b, t], attn, atol=1e-5)
+      for slot in range(K):
+        weights = attn[:, slot] + 1e-8
+        updates = sum(w * value for w, value in zip(weights, v)) / weights.sum()
+        state[slot] = gru(state[slot], updates)
+        state[slot] = state[slot] + mlp(layer_norm(state[slot], "norm_mlp"))
+    np.testing.assert_allclose(outputs["slots"][b], state, atol=1e-4, rtol=1e-4)
+
+
+def test_gru_equals_flax_gru_cell():
+  state = jax.random.normal(jax.random.key(0), (B, K, D))
+  inputs = jax.random.normal(jax.random.key(1), (B, K, D_INPUTS))
+  gru = attention.GRU()
+  params = perturb(gru.init(jax.random.key(2), state, inputs)["params"])
+  of_input = [
+    jnp.split(params["input"][name], 3, -1) for name in ("kernel", "bias")
+  ]
+  of_state = [
+    jnp.split(params["recurrent"][name], 3, -1) for name in ("kernel", "bias")
+  ]
+  flax_params = {}
+  for i, gate in enumerate("zrn"):
+    flax_params[f"i{gate}"] = {"kernel": of_input[0][i], "bias": of_input[1][i]}
+    flax_params[f"h{gate}"] = {"kernel": of_state[0][i]}
+    if gate == "n":
+      flax_params["hn"]["bias"] = of_state[1][i]
+    else:  # Flax adds both biases up.
+      flax_params[f"i{gate}"]["bias"] += of_state[1][i]
+  expected, _ = nn.GRUCell(D).apply({"params": flax_params}, state, inputs)
+  actual = gru.apply({"params": params}, state, inputs)
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_initial_parameters_are_drawn_as_keras_draws_them():
+  module = SlotAttention(num_slots=K)
+  inputs = jnp.zeros((1, N, 64))
+  rngs = {"params": jax.random.key(0), "slots": jax.random.key(1)}
+  params = module.init(rngs, inputs)["params"]
+
+  def is_uniform(x, limit):
+    bound = np.abs(x).max()
+    return (
+      0.9 * limit < bound <= limit
+      and abs(np.std(x) / (limit / 3**0.5) - 1) < 0.15
+    )
+
+  limit_of_gaussian = (6 / (1 + 64)) ** 0.5
+  assert limit_of_gaussian == pytest.approx(0.3038, abs=1e-4)
+  assert params["slots_mu"].shape == (1, 1, 64)
+  assert is_uniform(params["slots_mu"], limit_of_gaussian)
+  assert is_uniform(params["slots_log_sigma"], limit_of_gaussian)
+  assert is_uniform(params["project_q"]["kernel"], (6 / 128) ** 0.5)
+  assert "bias" not in params["project_q"]
+  # Glorot and orthogonal over the three gates together.
+  assert is_uniform(params["gru"]["input"]["kernel"], (6 / (64 + 192)) ** 0.5)
+  recurrent = params["gru"]["recurrent"]["kernel"]
+  assert recurrent.shape == (64, 192)
+  np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(64), atol=1e-5)
+  for bias in (
+    params["gru"]["input"]["bias"],
+    params["mlp"]["dense_0"]["bias"],
+  ):
+    np.testing.assert_array_equal(bias, 0)
+
+
+def test_per_slot_gaussians_are_drawn_as_widely_as_the_shared_one(inputs):
+  params, _ = init_and_apply(make(slot_init="per_slot"), inputs)
+  assert params["slots_mu"].shape == (1, K, D)
+  fresh = SlotAttention(num_slots=200, slot_init="per_slot").init(
+    {"params": jax.random.key(0), "slots": jax.random.key(1)}, inputs
+  )["params"]["slots_mu"]
+  assert np.abs(fresh).max() == pytest.approx((6 / 65) ** 0.5, rel=0.01)
+
+
+def test_proposition_1_outputs_ignore_the_order_of_inputs(inputs):
+  slots = jax.random.normal(jax.random.key(5), (B, K, D))
+  order = np.random.default_rng(0).permutation(N)
+  module = make()
+  params, outputs = init_and_apply(module, inputs, slots=slots)
+  permuted = module.apply({"params": params}, inputs[:, order], slots=slots)
+  np.testing.assert_allclose(permuted["slots"], outputs["slots"], atol=1e-5)
+  np.testing.assert_allclose(
+    permuted["attn"], outputs["attn"][:, :, order], atol=1e-5
+  )
+  # Not vacuous: the inputs matter, and the order changed something.
+  other = module.apply({"params": params}, inputs**2, slots=slots)
+  assert np.abs(other["slots"] - outputs["slots"]).max() > 1e-2
+  assert np.abs(permuted["attn"] - outputs["attn"]).max() > 1e-2
+
+
+def test_proposition_1_outputs_follow_the_order_of_slots(inputs):
+  slots = jax.random.normal(jax.random.key(5), (B, K, D))
+  order = np.random.default_rng(1).permutation(K)
+  module = make()
+  params, outputs = init_and_apply(module, inputs, slots=slots)
+  permuted = module.apply({"params": params}, inputs, slots=slots[:, order])
+  np.testing.assert_allclose(
+    permuted["slots"], outputs["slots"][:, order], atol=1e-5
+  )
+  np.testing.assert_allclose(
+    permuted["attn"], outputs["attn"][..., order], atol=1e-5
+  )
+  assert np.abs(permuted["slots"] - outputs["slots"]).max() > 1e-2
+
+
+def test_slots_compete_for_every_input(inputs):
+  _, outputs = init_and_apply(make(), inputs)
+  np.testing.assert_allclose(outputs["attn"].sum(-1), 1, atol=1e-5)
+  assert np.abs(np.asarray(outputs["attn"].sum(-2)) - 1).max() > 0.1
+
+
+def test_a_slot_gains_attention_only_at_the_cost_of_others(inputs):
+  """Only the softmax over slots lets a slot feel the others."""
+  slots = jax.random.normal(jax.random.key(5), (B, K, D))
+  changed = slots.at[:, 0].set(3.0)
+  for axis, others_feel_it in (("slots", True), ("inputs", False)):
+    module = make(softmax_axis=axis, num_iterations=1)
+    params, before = init_and_apply(module, inputs, slots=slots)
+    after = module.apply({"params": params}, inputs, slots=changed)
+    difference = np.abs(after["slots"] - before["slots"])[:, 1:].max()
+    assert (difference > 1e-3) == others_feel_it
+
+
+def test_softmax_over_inputs_makes_the_mean_a_sum(inputs):
+  slots = jax.random.normal(jax.random.key(5), (B, K, D))
+  params, mean = init_and_apply(
+    make(softmax_axis="inputs"), inputs, slots=slots
+  )
+  module = make(softmax_axis="inputs", aggregation="weighted_sum")
+  total = module.apply({"params": params}, inputs, slots=slots)
+  np.testing.assert_allclose(mean["slots"], total["slots"], atol=1e-5)
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_every_switch_changes_the_output(inputs, switch):
+  """With the parameters that both modules share, and the same noise."""
+  params, default = init_and_apply(make(), inputs)
+  module = make(**switch)
+  rngs = {"params": jax.random.key(2), "slots": jax.random.key(4)}
+  own = perturb(module.init(rngs, inputs)["params"])
+
+  def same_shape(path, leaf):
+    for key in path:
+      if key.key not in params_here[-1]:
+        return leaf
+      params_here.append(params_here[-1][key.key])
+    shared = params_here[-1]
+    return shared if shared.shape == leaf.shape else leaf
+
+  mixed = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(own):
+    params_here = [params]
+    mixed[path] = same_shape(path, leaf)
+  mixed = jax.tree.unflatten(jax.tree.structure(own), list(mixed.values()))
+  outputs = module.apply({"params": mixed}, inputs, rngs=rngs)
+  if outputs["slots"].shape == default["slots"].shape:
+    assert np.abs(outputs["slots"] - default["slots"]).max() > 1e-3
+  assert np.isfinite(outputs["slots"]).all()
+  assert outputs["slots"].shape == (B, module.num_slots, module.slot_size)
+  assert outputs["attn"].shape[1] == module.num_iterations
+
+
+def test_soft_k_means_is_its_own_update_rule(inputs):
+  inputs = jnp.concatenate([inputs, inputs[..., : D - D_INPUTS]], -1)
+  module = attention.soft_k_means(K, slot_size=D)
+  params, outputs = init_and_apply(module, inputs)
+  assert set(params) == {"slots_mu", "slots_log_sigma"}
+  slots = np.asarray(outputs["slots_per_iteration"][:, 0], np.float64)
+  x = np.asarray(inputs, np.float64)
+  for _ in range(3):
+    scores = np.exp(x @ slots.transpose(0, 2, 1) / D**0.5)
+    responsibility = scores / scores.sum(-1, keepdims=True)
+    share = responsibility / responsibility.sum(1, keepdims=True)
+    slots = share.transpose(0, 2, 1) @ x
+  np.testing.assert_allclose(outputs["slots"], slots, atol=1e-5)
+
+
+def test_k_and_t_can_be_others_at_call_time(inputs):
+  module = make()
+  params, outputs = init_and_apply(module, inputs)
+  more = module.apply(
+    {"params": params},
+    inputs,
+    num_slots=K + 2,
+    num_iterations=6,
+    rngs={"slots": jax.random.key(4)},
+  )
+  assert more["slots"].shape == (B, K + 2, D)
+  assert more["attn"].shape == (B, 6, N, K + 2)
+  longer = module.apply(
+    {"params": params},
+    inputs,
+    num_iterations=6,
+    rngs={"slots": jax.random.key(4)},
+  )
+  np.testing.assert_allclose(
+    longer["slots_per_iteration"][:, :4],
+    outputs["slots_per_iteration"],
+    atol=1e-5,
+  )
+
+
+def test_noise_of_an_example_depends_on_its_id_not_on_its_place(inputs):
+  module = make()
+  rngs = {"params": jax.random.key(2), "slots": jax.random.key(3)}
+  params = module.init(rngs, inputs)["params"]
+
+  def initial_slots(ids):
+    ids = jnp.array(ids)
+    x = jnp.broadcast_to(inputs[:1], (len(ids), N, D_INPUTS))
+    outputs = module.apply({"params": params}, x, example_ids=ids, rngs=rngs)
+    return np.asarray(outputs["slots_per_iteration"][:, 0])
+
+  np.testing.assert_array_equal(
+    initial_slots([3, 8, 1])[1], initial_slots([8])[0]
+  )
+  assert np.abs(initial_slots([3]) - initial_slots([8])).max() > 1e-2
+
+
+def test_gradients_reach_every_parameter(inputs):
+  for switch in ({}, {"slot_init": "per_slot"}):
+    module = make(**switch)
+    params, _ = init_and_apply(module, inputs)
+
+    def loss(params, module=module):
+      outputs = module.apply(
+        {"params": params}, inputs, rngs={"slots": jax.random.key(4)}
+      )
+      return jnp.sum(jnp.sin(outputs["slots"]))
+
+    for path, grad in jax.tree_util.tree_leaves_with_path(
+      jax.grad(loss)(params)
+    ):
+      assert np.abs(grad).max() > 0, path
+
+
+@pytest.mark.parametrize(
+  "fields, words",
+  [
+    ({"num_slots": 0}, "num_slots=0 must be at least 1"),
+    ({"num_iterations": 0}, "num_iterations=0 must be at least 1"),
+    ({"update": "lstm"}, "update='lstm' is not one of gru, none"),
+    ({"softmax_axis": "pixels"}, "is not one of slots, inputs"),
+    ({"aggregation": "max"}, "weighted_mean, weighted_sum"),
+    ({"temperature": "hot"}, "sqrt_d, one"),
+    ({"epsilon_place": "nowhere"}, "attention, denominator"),
+    ({"slot_init": "zeros"}, "shared, per_slot"),
+  ],
+)
+def test_bad_fields_are_named_with_their_choices(fields, words):
+  with pytest.raises(ValueError, match=words):
+    make(**fields)
+
+
+def test_bad_calls_say_what_is_wrong(inputs):
+  rngs = {"params": jax.random.key(2), "slots": jax.random.key(3)}
+  with pytest.raises(ValueError, match="learned a Gaussian for each of 5"):
+    make(slot_init="per_slot").init(rngs, inputs, num_slots=K + 1)
+  fewer = make(slot_init="per_slot").init_with_output(
+    rngs, inputs, num_slots=K - 1
+  )[0]
+  assert fewer["slots"].shape == (B, K - 1, D)
+  with pytest.raises(ValueError, match="inputs of size 12 do not fit"):
+    make(use_projections=False).init(rngs, inputs)
+  with pytest.raises(ValueError, match="initial slots of shape"):
+    make().init(rngs, inputs, slots=jnp.zeros((B, K, D + 1)))
+  with pytest.raises(ValueError, match="num_slots=0"):
+    make().init(rngs, inputs, num_slots=0)
