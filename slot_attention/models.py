@@ -1,0 +1,352 @@
+"""The paper's two models and the Slot MLP baseline (appendix E).
+
+Letters in shapes: B batch, H and W image, C colour channels, h and w feature
+map, N = h w inputs, K slots, D slot size, T iterations.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from slot_attention.attention import (
+  MLP,
+  Dense,
+  LayerNorm,
+  SlotAttention,
+  check_at_least,
+)
+
+# Keras' initialisers (biases are zero in both libraries).
+Conv = functools.partial(nn.Conv, kernel_init=nn.initializers.glorot_uniform())
+# transpose_kernel stores kernels as Keras does, [height, width, out, in], and
+# with "SAME" padding computes what Keras' Conv2DTranspose computes.
+ConvTranspose = functools.partial(
+  nn.ConvTranspose,
+  kernel_init=nn.initializers.glorot_uniform(),
+  transpose_kernel=True,
+)
+
+
+def position_grid(height: int, width: int) -> jax.Array:
+  """Distance to the four borders, [1, height, width, 4] in [0, 1] (E.2).
+
+  The channels are y, x, 1 - y, 1 - x, each linear from border to border.
+  """
+  y, x = jnp.meshgrid(
+    jnp.linspace(0, 1, height), jnp.linspace(0, 1, width), indexing="ij"
+  )
+  return jnp.stack([y, x, 1 - y, 1 - x], axis=-1)[None]
+
+
+class SoftPositionEmbedding(nn.Module):
+  """Adds a learned projection of the position grid (E.2)."""
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """[B, h, w, D] to [B, h, w, D]."""
+    _, height, width, size = inputs.shape
+    return inputs + Dense(size, name="dense")(position_grid(height, width))
+
+
+class Encoder(nn.Module):
+  """Convolutional features with position (Tables 4 and 5).
+
+  Attributes:
+    features: channels of each convolution; ReLU follows every one.
+    strides: of each convolution.
+    kernel_size: of all convolutions, in pixels.
+    mlp_size: units of both layers of the per-location MLP.
+    use_position_embedding: whether the inputs know their place (Figure 8).
+  """
+
+  features: tuple[int, ...] = (64, 64, 64, 64)
+  strides: tuple[int, ...] = (1, 1, 1, 1)
+  kernel_size: int = 5
+  mlp_size: int = 64
+  use_position_embedding: bool = True
+
+  def __post_init__(self):
+    _check_same_length(self.features, self.strides)
+    check_at_least("kernel_size", self.kernel_size, 1)
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Maps images [B, H, W, C] in [-1, 1] to features [B, h, w, mlp_size]."""
+    x = images
+    for i, (features, stride) in enumerate(zip(self.features, self.strides)):
+      x = Conv(
+        features,
+        (self.kernel_size, self.kernel_size),
+        (stride, stride),
+        name=f"conv_{i}",
+      )(x)
+      x = nn.relu(x)
+    if self.use_position_embedding:
+      x = SoftPositionEmbedding(name="position_embedding")(x)
+    x = LayerNorm(name="layer_norm")(x)
+    return MLP((self.mlp_size, self.mlp_size), name="mlp")(x)
+
+
+class SlotMLP(nn.Module):
+  """The baseline in the place of Slot Attention (Tables 9 and 10).
+
+  Attributes:
+    num_slots: K; fixed by the size of the last layer.
+    slot_size: D.
+    hidden_sizes: of the MLP over all inputs: (512, 512) for set prediction,
+      (512, 1024, 1024) for object discovery.
+    slot_mlp_sizes: of the MLP shared by the slots: none for set prediction,
+      (64, 64) for object discovery, where the last one is the slot size.
+    grid_size: side of the square to which the inputs are resized.
+  """
+
+  num_slots: int
+  slot_size: int = 64
+  hidden_sizes: tuple[int, ...] = (512, 512)
+  slot_mlp_sizes: tuple[int, ...] = ()
+  grid_size: int = 16
+
+  def __post_init__(self):
+    check_at_least("num_slots", self.num_slots, 1)
+    check_at_least("grid_size", self.grid_size, 1)
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> dict[str, jax.Array]:
+    """Maps a feature map [B, h, w, D_inputs] to {"slots": [B, K, D]}."""
+    batch_size, _, _, inputs_size = inputs.shape
+    # Bilinear without antialiasing, as TensorFlow resizes.
+    x = jax.image.resize(
+      inputs,
+      (batch_size, self.grid_size, self.grid_size, inputs_size),
+      "bilinear",
+      antialias=False,
+    )
+    x = x.reshape(batch_size, -1)
+    sizes = (*self.hidden_sizes, self.num_slots * self.slot_size)
+    x = MLP(sizes, name="mlp")(x)
+    slots = x.reshape(batch_size, self.num_slots, self.slot_size)
+    if self.slot_mlp_sizes:
+      slots = MLP(self.slot_mlp_sizes, name="slot_mlp")(slots)
+    return {"slots": slots}
+
+
+class SpatialBroadcastDecoder(nn.Module):
+  """Decodes every slot to an image and an alpha mask (Tables 6 and 7).
+
+  Attributes:
+    broadcast_size: height and width of the grid that a slot is copied to.
+    features: channels of each transposed convolution but the last; ReLU
+      follows every one.
+    strides: of the same; the image is broadcast_size times their product.
+    kernel_size: of the same, in pixels; the last one is always 3x3.
+    channels: colour channels C of the image.
+  """
+
+  broadcast_size: tuple[int, int] = (8, 8)
+  features: tuple[int, ...] = (64, 64, 64, 64, 64)
+  strides: tuple[int, ...] = (2, 2, 2, 2, 1)
+  kernel_size: int = 5
+  channels: int = 3
+
+  def __post_init__(self):
+    _check_same_length(self.features, self.strides)
+    check_at_least("kernel_size", self.kernel_size, 1)
+    super().__post_init__()
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Height, width and channels of the decoded images."""
+    height, width = self.broadcast_size
+    stride = math.prod(self.strides)
+    return height * stride, width * stride, self.channels
+
+  @nn.compact
+  def __call__(self, slots: jax.Array) -> dict[str, jax.Array]:
+    """Decodes slots [B, K, D].
+
+    Returns:
+      A dict of
+        recons: [B, K, H, W, C], the image of every slot, about [-1, 1];
+        masks: [B, K, H, W, 1], alpha masks that sum to 1 over the slots;
+        recon_combined: [B, H, W, C], the sum over slots of masks * recons.
+    """
+    batch_size, num_slots, slot_size = slots.shape
+    slots = slots.reshape(batch_size * num_slots, 1, 1, slot_size)
+    convs = [
+      ConvTranspose(
+        features,
+        (self.kernel_size, self.kernel_size),
+        (stride, stride),
+        name=f"conv_{i}",
+      )
+      for i, (features, stride) in enumerate(zip(self.features, self.strides))
+    ]
+    position = SoftPositionEmbedding(name="position_embedding")(
+      jnp.zeros((1, *self.broadcast_size, slot_size))
+    )
+    if self.strides[0] == 1 and min(self.broadcast_size) > self.kernel_size:
+      x = convolve_broadcast(convs[0], slots, position)
+    else:
+      x = convs[0](slots + position)
+    for conv in convs[1:]:
+      x = conv(nn.relu(x))
+    x = nn.relu(x)
+    x = ConvTranspose(self.channels + 1, (3, 3), name="conv_out")(x)
+    x = x.reshape(batch_size, num_slots, *x.shape[1:])
+    recons, alphas = x[..., :-1], x[..., -1:]
+    masks = nn.softmax(alphas, axis=1)
+    return {
+      "recons": recons,
+      "masks": masks,
+      "recon_combined": jnp.sum(masks * recons, axis=1),
+    }
+
+
+def convolve_broadcast(
+  conv: nn.Module, vectors: jax.Array, position: jax.Array
+) -> jax.Array:
+  """Convolves vectors that are copied to every pixel, without the copies.
+
+  Equals `conv(vectors + position)` to rounding, gradients included. The
+  convolution is linear, and of a vector copied to every pixel it is the same
+  everywhere but near the border: it is computed on a grid of kernel size, whose
+  middle row and column are then repeated. The position's part does not depend
+  on the vector and is computed once.
+
+  Args:
+    conv: stride 1, padding "SAME", square kernel smaller than the grid.
+    vectors: [B, 1, 1, D].
+    position: [1, h, w, D].
+
+  Returns:
+    [B, h, w, features of conv].
+  """
+  _, height, width, _ = position.shape
+  border = conv.kernel_size[0] // 2
+  side = 2 * border + 1
+  batch_size, _, _, size = vectors.shape
+  x = conv(jnp.broadcast_to(vectors, (batch_size, side, side, size)))
+  for axis, length in ((1, height), (2, width)):
+    first, middle, last = jnp.split(x, (border, border + 1), axis)
+    middle_shape = list(middle.shape)
+    middle_shape[axis] = length - 2 * border
+    middle = jnp.broadcast_to(middle, middle_shape)
+    x = jnp.concatenate([first, middle, last], axis)
+  bias = conv(jnp.zeros((1, 1, 1, size)))
+  return x + (conv(position) - bias)
+
+
+class ObjectDiscovery(nn.Module):
+  """Autoencoder whose bottleneck is a set of slots (Section 2.2)."""
+
+  encoder: Encoder
+  slot_attention: SlotAttention | SlotMLP
+  decoder: SpatialBroadcastDecoder
+
+  def __call__(self, images: jax.Array, **kwargs) -> dict[str, jax.Array]:
+    """Takes images [B, H, W, C] in [-1, 1] apart.
+
+    Args:
+      images: as above.
+      **kwargs: of `SlotAttention.__call__`: num_slots, num_iterations, slots,
+        example_ids. The Slot MLP takes none but ignores example_ids.
+
+    Returns:
+      The dict of `SpatialBroadcastDecoder` and that of `SlotAttention` (of the
+      Slot MLP: only "slots").
+
+    Raises:
+      ValueError: if the images have another size than the decoder draws.
+    """
+    if images.shape[1:] != self.decoder.image_shape:
+      raise ValueError(
+        f"images of {_sizes(images.shape[1:])} (height x width x channels) do"
+        f" not fit the decoder, which draws"
+        f" {_sizes(self.decoder.image_shape)}: change decoder.broadcast_size,"
+        " decoder.strides or the images' size"
+      )
+    outputs = _slots(self.slot_attention, self.encoder(images), kwargs)
+    return {**outputs, **self.decode(outputs["slots"])}
+
+  def decode(self, slots: jax.Array) -> dict[str, jax.Array]:
+    """`SpatialBroadcastDecoder` of slots [B, K, D], for Figure 3c."""
+    return self.decoder(slots)
+
+
+class SetPredictor(nn.Module):
+  """MLP shared by the slots (Table 8).
+
+  Attributes:
+    num_outputs: numbers that describe an object: 19 on CLEVR.
+    hidden_size: of the one hidden layer.
+  """
+
+  num_outputs: int = 19
+  hidden_size: int = 64
+
+  @nn.compact
+  def __call__(self, slots: jax.Array) -> jax.Array:
+    """[B, K, D] to [B, K, num_outputs] in [0, 1]."""
+    sizes = (self.hidden_size, self.num_outputs)
+    return nn.sigmoid(MLP(sizes, name="mlp")(slots))
+
+
+class SetPrediction(nn.Module):
+  """Predicts the set of objects in an image (Section 2.3)."""
+
+  encoder: Encoder
+  slot_attention: SlotAttention | SlotMLP
+  classifier: SetPredictor
+
+  def __call__(self, images: jax.Array, **kwargs) -> dict[str, jax.Array]:
+    """Describes the objects in images [B, H, W, C] in [-1, 1].
+
+    Args:
+      images: as above.
+      **kwargs: as those of `ObjectDiscovery`.
+
+    Returns:
+      The dict of `SlotAttention` (of the Slot MLP: only "slots") and
+      "predictions" [B, K, num_outputs].
+    """
+    outputs = _slots(self.slot_attention, self.encoder(images), kwargs)
+    return {**outputs, "predictions": self.classify(outputs["slots"])}
+
+  def classify(self, slots: jax.Array) -> jax.Array:
+    """Predictions [B, K, num_outputs] of slots [B, K, D], for Table 2."""
+    return self.classifier(slots)
+
+
+def _slots(module, features, kwargs):
+  """Slots of a feature map [B, h, w, D_inputs]."""
+  if isinstance(module, SlotMLP):
+    fixed = sorted(
+      name
+      for name, value in kwargs.items()
+      if name != "example_ids" and value is not None
+    )
+    if fixed:
+      raise ValueError(
+        f"the Slot MLP has no {', '.join(fixed)}: its slots come from one layer"
+        " of fixed size"
+      )
+    return module(features)
+  batch_size, height, width, size = features.shape
+  return module(features.reshape(batch_size, height * width, size), **kwargs)
+
+
+def _check_same_length(features, strides):
+  if len(features) != len(strides) or not features:
+    raise ValueError(
+      f"features={tuple(features)} and strides={tuple(strides)} must have one"
+      " entry for each convolution"
+    )
+
+
+def _sizes(shape):
+  return "x".join(map(str, shape))

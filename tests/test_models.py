@@ -1,0 +1,270 @@
+"""Tests of the encoders, decoders, baselines and both models."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slot_attention import models
+from slot_attention.attention import SlotAttention
+
+B, H, W, C, K, D = 2, 12, 16, 3, 5, 8
+
+RNGS = {"params": jax.random.key(0), "slots": jax.random.key(1)}
+
+
+def small_discovery(**decoder) -> models.ObjectDiscovery:
+  return models.ObjectDiscovery(
+    encoder=models.Encoder(features=(6, 7), strides=(1, 1), mlp_size=9),
+    slot_attention=SlotAttention(num_slots=K, slot_size=D, mlp_hidden_size=10),
+    decoder=models.SpatialBroadcastDecoder(
+      **{
+        "broadcast_size": (H, W),
+        "features": (6, 7),
+        "strides": (1, 1),
+        **decoder,
+      }
+    ),
+  )
+
+
+def count(module, shape):
+  shapes = jax.eval_shape(module.init, RNGS, jnp.zeros((1, *shape)))
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def dense(inputs, outputs, bias=True):
+  return inputs * outputs + bias * outputs
+
+
+def conv(size, inputs, outputs):
+  return size * size * inputs * outputs + outputs
+
+
+def norm(size):
+  return 2 * size
+
+
+def attention_parameters(inputs):
+  """Slot Attention of the paper on inputs of this size, D = 64."""
+  gaussian = 2 * 64
+  q_k_v = 64 * 64 + 2 * inputs * 64
+  gru = 64 * 192 + 64 * 192 + 2 * 192
+  mlp = dense(64, 128) + dense(128, 64)
+  norms = norm(inputs) + norm(64) + norm(64)
+  return gaussian + q_k_v + gru + mlp + norms
+
+
+def encoder_parameters(size):
+  convs = conv(5, 3, size) + 3 * conv(5, size, size)
+  return convs + dense(4, size) + norm(size) + 2 * dense(size, size)
+
+
+def test_parameters_of_clevr_object_discovery_counted_by_hand():
+  module = models.ObjectDiscovery(
+    encoder=models.Encoder(),
+    slot_attention=SlotAttention(num_slots=7),
+    decoder=models.SpatialBroadcastDecoder(),
+  )
+  decoder = dense(4, 64) + 5 * conv(5, 64, 64) + conv(3, 64, 4)
+  by_hand = encoder_parameters(64) + attention_parameters(64) + decoder
+  assert by_hand == 890_308
+  assert count(module, (128, 128, 3)) == by_hand
+
+
+def test_parameters_of_small_object_discovery_counted_by_hand():
+  module = models.ObjectDiscovery(
+    encoder=models.Encoder(features=(32,) * 4, mlp_size=32),
+    slot_attention=SlotAttention(num_slots=4),
+    decoder=models.SpatialBroadcastDecoder(
+      broadcast_size=(35, 35), features=(32,) * 3, strides=(1,) * 3
+    ),
+  )
+  decoder = (
+    dense(4, 64) + conv(5, 64, 32) + 2 * conv(5, 32, 32) + conv(3, 32, 4)
+  )
+  by_hand = encoder_parameters(32) + attention_parameters(32) + decoder
+  assert by_hand == 235_812
+  assert count(module, (35, 35, 3)) == by_hand
+
+
+def test_parameters_of_set_prediction_counted_by_hand():
+  module = models.SetPrediction(
+    encoder=models.Encoder(strides=(1, 2, 2, 1)),
+    slot_attention=SlotAttention(num_slots=10),
+    classifier=models.SetPredictor(),
+  )
+  classifier = dense(64, 64) + dense(64, 19)
+  by_hand = encoder_parameters(64) + attention_parameters(64) + classifier
+  assert by_hand == 380_755
+  assert count(module, (128, 128, 3)) == by_hand
+
+
+def test_parameters_of_the_slot_mlp_baselines_counted_by_hand():
+  inputs = 16 * 16 * 64
+  prediction = models.SlotMLP(num_slots=10)
+  by_hand = dense(inputs, 512) + dense(512, 512) + dense(512, 640)
+  assert count(prediction, (32, 32, 64)) == by_hand
+  discovery = models.SlotMLP(
+    num_slots=7, hidden_sizes=(512, 1024, 1024), slot_mlp_sizes=(64, 64)
+  )
+  by_hand = dense(inputs, 512) + dense(512, 1024) + dense(1024, 1024)
+  by_hand += dense(1024, 7 * 64) + 2 * dense(64, 64)
+  assert count(discovery, (128, 128, 64)) == by_hand
+
+
+def test_object_discovery_returns_what_it_documents():
+  images = jax.random.uniform(jax.random.key(2), (B, H, W, C), minval=-1)
+  outputs, _ = jax.jit(small_discovery().init_with_output)(RNGS, images)
+  assert outputs["slots"].shape == (B, K, D)
+  assert outputs["attn"].shape == (B, 3, H * W, K)
+  assert outputs["recons"].shape == (B, K, H, W, C)
+  assert outputs["masks"].shape == (B, K, H, W, 1)
+  assert outputs["recon_combined"].shape == (B, H, W, C)
+  np.testing.assert_allclose(outputs["masks"].sum(1), 1, atol=1e-5)
+  np.testing.assert_allclose(
+    outputs["recon_combined"],
+    (outputs["masks"] * outputs["recons"]).sum(1),
+    atol=1e-5,
+  )
+
+
+def test_decoding_slots_of_the_last_iteration_gives_the_reconstruction():
+  """What Figure 3c decodes at every iteration."""
+  images = jax.random.uniform(jax.random.key(2), (B, H, W, C), minval=-1)
+  module = small_discovery()
+  outputs, variables = jax.jit(module.init_with_output)(RNGS, images)
+  slots = outputs["slots_per_iteration"]
+  last, first = (
+    module.apply(variables, slots[:, t], method="decode")["recon_combined"]
+    for t in (-1, 1)
+  )
+  np.testing.assert_allclose(last, outputs["recon_combined"], atol=1e-5)
+  assert np.abs(first - last).max() > 1e-4
+
+
+def test_set_prediction_returns_what_it_documents():
+  module = models.SetPrediction(
+    encoder=models.Encoder(features=(6, 7), strides=(1, 2), mlp_size=9),
+    slot_attention=SlotAttention(num_slots=K, slot_size=D),
+    classifier=models.SetPredictor(num_outputs=19, hidden_size=11),
+  )
+  images = jax.random.uniform(jax.random.key(2), (B, H, W, C), minval=-1)
+  outputs, _ = jax.jit(module.init_with_output)(RNGS, images)
+  assert outputs["predictions"].shape == (B, K, 19)
+  assert 0 < outputs["predictions"].min() < outputs["predictions"].max() < 1
+  # Strides shrink the inputs of Slot Attention.
+  assert outputs["attn"].shape == (B, 3, H * W // 4, K)
+
+
+def test_more_slots_at_test_time_pass_through_the_whole_model():
+  images = jax.random.uniform(jax.random.key(2), (B, H, W, C), minval=-1)
+  module = small_discovery()
+  variables = jax.jit(module.init)(RNGS, images)
+  outputs = module.apply(
+    variables, images, num_slots=K + 3, num_iterations=5, rngs=RNGS
+  )
+  assert outputs["masks"].shape == (B, K + 3, H, W, 1)
+  assert outputs["attn"].shape == (B, 5, H * W, K + 3)
+
+
+def test_slot_mlp_stands_in_for_slot_attention_with_fixed_k():
+  module = small_discovery().clone(
+    slot_attention=models.SlotMLP(
+      num_slots=K, slot_size=D, hidden_sizes=(20,), slot_mlp_sizes=(9, D)
+    )
+  )
+  images = jax.random.uniform(jax.random.key(2), (B, H, W, C), minval=-1)
+  outputs, variables = jax.jit(module.init_with_output)(RNGS, images)
+  assert outputs["slots"].shape == (B, K, D)
+  assert "attn" not in outputs
+  with pytest.raises(ValueError, match="the Slot MLP has no num_slots"):
+    module.apply(variables, images, num_slots=K + 1)
+
+
+def test_position_grid_measures_the_distance_to_each_border():
+  grid = models.position_grid(3, 5)
+  assert grid.shape == (1, 3, 5, 4)
+  np.testing.assert_allclose(grid[0, 0, 0], [0, 0, 1, 1])
+  np.testing.assert_allclose(grid[0, 2, 1], [1, 0.25, 0, 0.75])
+
+
+def test_without_position_embedding_the_inputs_do_not_know_their_place():
+  images = jnp.full((1, H, W, C), 0.3)
+  for use, spread in ((True, True), (False, False)):
+    encoder = models.Encoder(
+      features=(6,), strides=(1,), use_position_embedding=use
+    )
+    features, _ = encoder.init_with_output(RNGS, images)
+    inside = features[0, 3:-3, 3:-3]  # Away from the padding.
+    assert (np.ptp(np.asarray(inside), axis=(0, 1)).max() > 1e-4) == spread
+
+
+def test_transposed_convolutions_grow_the_grid_to_the_image():
+  decoder = models.SpatialBroadcastDecoder(
+    broadcast_size=(3, 4), features=(5, 6), strides=(2, 2)
+  )
+  assert decoder.image_shape == (12, 16, 3)
+  outputs, _ = decoder.init_with_output(RNGS, jnp.zeros((B, K, D)))
+  assert outputs["recon_combined"].shape == (B, 12, 16, 3)
+
+
+@pytest.mark.parametrize("kernel_size", [2, 3, 4, 5])
+@pytest.mark.parametrize("size", [(7, 10), (12, 9)])
+def test_convolving_broadcast_vectors_equals_the_plain_convolution(
+  kernel_size, size
+):
+  """Outputs and every gradient, in float64: the two are the same function."""
+  with jax.enable_x64(True):
+    conv_layer = models.ConvTranspose(
+      6, (kernel_size, kernel_size), param_dtype=jnp.float64
+    )
+    keys = jax.random.split(jax.random.key(0), 4)
+    vectors = jax.random.normal(keys[0], (3, 1, 1, D), jnp.float64)
+    position = jax.random.normal(keys[1], (1, *size, D), jnp.float64)
+    variables = conv_layer.init(keys[2], vectors)
+    variables["params"]["bias"] += 0.7
+    weights = jax.random.normal(keys[3], (3, *size, 6), jnp.float64)
+
+    def plain(variables, vectors, position):
+      layer = conv_layer.bind(variables)
+      return layer(vectors + position)
+
+    def fast(variables, vectors, position):
+      layer = conv_layer.bind(variables)
+      return models.convolve_broadcast(layer, vectors, position)
+
+    results = []
+    for function in (plain, fast):
+      outputs, gradients = jax.vjp(function, variables, vectors, position)
+      results.append((outputs, gradients(weights)))
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+      *results,
+    )
+
+
+def test_the_decoder_takes_the_shortcut_only_where_it_fits(monkeypatch):
+  calls = []
+  shortcut = models.convolve_broadcast
+  monkeypatch.setattr(
+    models,
+    "convolve_broadcast",
+    lambda *args: calls.append(1) or shortcut(*args),
+  )
+  slots = jnp.zeros((B, K, D))
+  for fields, expected in (
+    ({"broadcast_size": (7, 8), "features": (6,), "strides": (1,)}, 1),
+    ({"broadcast_size": (7, 8), "features": (6,), "strides": (2,)}, 0),
+    ({"broadcast_size": (5, 8), "features": (6,), "strides": (1,)}, 0),
+  ):
+    calls.clear()
+    models.SpatialBroadcastDecoder(**fields).init(RNGS, slots)
+    assert len(calls) == expected
+
+
+def test_images_that_do_not_fit_the_decoder_are_refused():
+  with pytest.raises(ValueError, match="images of 12x18x3 .* draws 12x16x3"):
+    small_discovery().init(RNGS, jnp.zeros((B, H, W + 2, C)))
+  with pytest.raises(ValueError, match="one entry for each convolution"):
+    models.Encoder(features=(3, 4), strides=(1,))
