@@ -1,0 +1,188 @@
+"""Tests of the metrics against scikit-learn and against loops."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from slot_attention import metrics
+
+
+def ari(true, pred, num_true=6, num_pred=5):
+  return np.asarray(
+    metrics.adjusted_rand_index(
+      true, pred, num_true=num_true, num_pred=num_pred
+    )
+  )
+
+
+def test_ari_equals_sklearn_on_the_foreground():
+  rng = np.random.default_rng(0)
+  true = rng.integers(0, 6, (20, 30, 40))
+  # From almost the truth to pure noise.
+  noise = rng.random((20, 30, 40)) < np.linspace(0.02, 1, 20)[:, None, None]
+  pred = np.where(noise, rng.integers(0, 5, true.shape), true % 5)
+  actual = ari(true, pred)
+  expected = [
+    sklearn.metrics.adjusted_rand_score(t[t > 0], p[t > 0])
+    for t, p in zip(true, pred)
+  ]
+  assert max(expected) > 0.6 and min(expected) < 0.01
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_ari_of_large_images_keeps_its_precision():
+  rng = np.random.default_rng(1)
+  true = rng.integers(0, 11, (3, 240, 320))
+  pred = np.where(rng.random(true.shape) < 0.01, 3, true)
+  actual = ari(true, pred, num_true=11, num_pred=11)
+  expected = [
+    sklearn.metrics.adjusted_rand_score(t[t > 0], p[t > 0])
+    for t, p in zip(true, pred)
+  ]
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_ari_of_partitions_without_a_choice():
+  one, two = np.ones((1, 8), int), np.array([[1, 1, 1, 1, 2, 2, 2, 2]])
+  assert ari(one, 0 * one) == 1  # Both a single cluster.
+  assert ari(two, 0 * two) == 0  # Merged.
+  assert ari(one, two) == 0  # Split.
+  assert ari(two, 3 - two) == 1  # Names do not matter.
+  assert ari(0 * one, two) == 1  # No foreground: nothing to get wrong.
+  assert ari(np.array([[0, 0, 1]]), np.array([[0, 1, 2]])) == 1  # One pixel.
+  singletons = np.arange(1, 5)[None]
+  assert ari(singletons, singletons) == 1
+
+
+def test_ari_leaves_the_background_out():
+  true = np.array([[0, 0, 0, 1, 1, 2, 2]])
+  for background in ([0, 1, 2], [3, 3, 3]):
+    pred = np.array([[*background, 0, 0, 1, 1]])
+    assert ari(true, pred) == 1
+
+
+def test_foreground_ari_takes_the_largest_mask():
+  rng = np.random.default_rng(2)
+  segments = rng.integers(0, 4, (2, 6, 7))
+  masks = rng.random((2, 5, 6, 7, 1))
+  expected = ari(segments, masks[..., 0].argmax(1), num_true=4)
+  actual = metrics.foreground_ari(masks, segments, num_segments=4)
+  np.testing.assert_allclose(actual, expected)
+
+
+def slow_average_precision(predictions, targets, threshold):
+  """FACTS of the metric, one detection at a time."""
+  detections = [
+    (p[18], b, p) for b, image in enumerate(predictions) for p in image
+  ]
+  detections.sort(key=lambda detection: -detection[0])  # Stable.
+  num_real = sum(t[18] == 1 for image in targets for t in image)
+  taken = set()
+  precisions, recalls = [], []
+  true_positives = 0
+  for rank, (_, b, p) in enumerate(detections, 1):
+    best, best_distance = None, math.inf
+    for j, t in enumerate(targets[b]):
+      same = t[18] == 1 and all(
+        np.argmax(p[part]) == np.argmax(t[part])
+        for part in (slice(3, 5), slice(5, 7), slice(7, 10), slice(10, 18))
+      )
+      if not same:
+        continue
+      distance = np.sqrt(sum((6 * (p[c] - t[c])) ** 2 for c in range(3)))
+      if distance < best_distance:
+        best, best_distance = j, distance
+    if best is not None and best_distance < threshold:
+      if (b, best) not in taken:
+        taken.add((b, best))
+        true_positives += 1
+    precisions.append(true_positives / rank)
+    recalls.append(true_positives / num_real)
+  area, previous = 0.0, 0.0
+  for i, recall in enumerate(recalls):
+    area += (recall - previous) * max(precisions[i:])
+    previous = recall
+  return area
+
+
+def random_sets(rng, num_images, num_slots, num_targets, noise):
+  """Targets with padding, and predictions near some of them."""
+  targets = np.zeros((num_images, num_targets, 19))
+  for image in targets:
+    for row in image[: rng.integers(1, num_targets + 1)]:
+      row[:3] = rng.random(3)
+      for part in metrics.CATEGORIES.values():
+        row[rng.integers(part.start, part.stop)] = 1
+      row[18] = 1
+  order = rng.permutation(num_targets)
+  predictions = targets[:, np.resize(order, num_slots)]
+  predictions = predictions + noise * rng.normal(size=predictions.shape)
+  return predictions, targets
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.2, 0.5])
+@pytest.mark.parametrize("num_slots, num_targets", [(5, 5), (4, 7), (9, 3)])
+def test_average_precision_equals_a_loop(noise, num_slots, num_targets):
+  rng = np.random.default_rng(0)
+  predictions, targets = random_sets(rng, 12, num_slots, num_targets, noise)
+  actual = metrics.average_precision(predictions, targets)
+  assert list(actual) == [math.inf, 1, 0.5, 0.25, 0.125]
+  for threshold, value in actual.items():
+    expected = slow_average_precision(predictions, targets, threshold)
+    assert value == pytest.approx(expected, abs=1e-12)
+  assert actual[math.inf] > 0
+
+
+def test_average_precision_equals_a_loop_where_everything_is_tied():
+  rng = np.random.default_rng(1)
+  predictions, targets = random_sets(rng, 15, 6, 5, 0.0)
+  # Few positions, few confidences: distances, ranks and targets coincide, and
+  # distances of exactly 1 meet the strict threshold.
+  targets[..., :3] = rng.integers(0, 3, (15, 5, 3)) / 6
+  targets[..., 3:18] = 0
+  targets[..., [3, 5, 7, 10]] = targets[..., 18:]
+  predictions[..., :3] = rng.integers(0, 3, (15, 6, 3)) / 6
+  predictions[..., 18] = rng.integers(0, 3, (15, 6)) / 2
+  for threshold, value in metrics.average_precision(
+    predictions, targets
+  ).items():
+    expected = slow_average_precision(predictions, targets, threshold)
+    assert value == pytest.approx(expected, abs=1e-12)
+
+
+def test_average_precision_of_the_truth_is_1_and_of_nothing_0():
+  predictions, targets = random_sets(np.random.default_rng(2), 9, 5, 5, 0.0)
+  assert set(metrics.average_precision(targets, targets).values()) == {1.0}
+  wrong = np.roll(predictions, 1, axis=-1)
+  assert set(metrics.average_precision(wrong, 0 * targets).values()) == {0.0}
+
+
+def test_average_precision_of_15000_images_takes_seconds():
+  rng = np.random.default_rng(3)
+  predictions, targets = random_sets(rng, 15_000, 10, 10, 0.1)
+  start = time.perf_counter()
+  results = metrics.average_precision(predictions, targets)
+  assert time.perf_counter() - start < 10
+  assert len(results) == 5
+
+
+def test_clu_metrics_merge_batches_into_the_whole():
+  rng = np.random.default_rng(4)
+  predictions, targets = random_sets(rng, 10, 5, 5, 0.1)
+  loss = rng.random(10).astype(np.float32)
+  collected = metrics.SetPredictionMetrics.empty()
+  for part in (slice(0, 7), slice(7, 10)):
+    collected = collected.merge(
+      metrics.SetPredictionMetrics.single_from_model_output(
+        loss=loss[part], predictions=predictions[part], targets=targets[part]
+      )
+    )
+  computed = collected.compute()
+  assert computed["loss"] == pytest.approx(loss.mean())
+  expected = metrics.average_precision(
+    predictions.astype(np.float32), targets.astype(np.float32)
+  )
+  assert computed["ap"] == pytest.approx(expected)
