@@ -1,0 +1,135 @@
+"""Order of the examples, and their way to the devices.
+
+A batch is a dict of arrays, on the devices as `parallel.shard` lays them:
+  images: uint8 [B, H, W, C]; segments: uint8 [B, H, W]; targets, if any;
+  example_ids: int32 [B], to which the noise of the slots is tied.
+"""
+
+import collections
+from collections.abc import Iterable, Iterator
+import concurrent.futures
+import functools
+
+import jax
+import numpy as np
+
+from slot_attention import parallel
+from slot_attention.attention import check_choice
+from slot_attention.data import store
+
+PLACEMENTS = ("device", "host")
+_PREFETCH = 2
+
+Batch = dict[str, jax.Array]
+# Which examples make a batch, and their ids, int [B] each.
+Request = tuple[np.ndarray, np.ndarray]
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+  return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
+
+def examples_of_step(
+  step: int, *, batch_size: int, num_examples: int, seed: int
+) -> np.ndarray:
+  """Examples of the batch of a 0-based step, int [batch_size].
+
+  Batches are cut from the epochs' permutations laid end to end, so that every
+  example is seen equally often and the step alone tells which are its own.
+  """
+  positions = np.arange(step * batch_size, (step + 1) * batch_size)
+  epochs, places = np.divmod(positions, num_examples)
+  examples = np.empty(batch_size, np.int32)
+  for epoch in np.unique(epochs):
+    order = _epoch_order(seed, int(epoch), num_examples)
+    examples[epochs == epoch] = order[places[epochs == epoch]]
+  return examples
+
+
+def train_batches(
+  split: store.Split,
+  *,
+  batch_size: int,
+  seed: int,
+  steps: range,
+  placement: str,
+) -> Iterator[Batch]:
+  """Yields the batches of the given 0-based steps.
+
+  An example's id is its place in the batch, so that the numbers do not depend
+  on how many devices share it.
+
+  Args:
+    split: arrays with the examples along the first axis.
+    batch_size: B, over all devices.
+    seed: of the order.
+    steps: which.
+    placement: "device" keeps all examples on every device; "host" gathers and
+      sends each batch while the devices compute.
+  """
+  num_examples = len(split["images"])
+  requests = (
+    (
+      examples_of_step(
+        step, batch_size=batch_size, num_examples=num_examples, seed=seed
+      ),
+      np.arange(batch_size, dtype=np.int32),
+    )
+    for step in steps
+  )
+  return _feed(split, requests, placement)
+
+
+def eval_batches(
+  split: store.Split, *, batch_size: int, placement: str
+) -> Iterator[tuple[Batch, int]]:
+  """Yields every example once, in order, and how many of a batch count.
+
+  The last batch is filled up with its last example. An example's id is its
+  place in the split.
+  """
+  num_examples = len(split["images"])
+  starts = range(0, num_examples, batch_size)
+
+  def request(start):
+    examples = np.arange(start, start + batch_size, dtype=np.int32)
+    examples = np.minimum(examples, num_examples - 1)
+    return examples, examples
+
+  sizes = (min(batch_size, num_examples - start) for start in starts)
+  return zip(_feed(split, map(request, starts), placement), sizes)
+
+
+def _feed(
+  split: store.Split, requests: Iterable[Request], placement: str
+) -> Iterator[Batch]:
+  check_choice("data_placement", placement, PLACEMENTS)
+  if placement == "device":
+    return _feed_from_devices(split, requests)
+  return _feed_from_host(split, requests)
+
+
+def _feed_from_devices(split, requests):
+  resident = parallel.replicate(dict(split))
+  gather = parallel.data_parallel(
+    lambda data, examples: {name: data[name][examples] for name in data}
+  )
+  for examples, ids in requests:
+    examples, ids = parallel.shard((examples, ids))
+    yield {**gather(resident, examples), "example_ids": ids}
+
+
+def _feed_from_host(split, requests):
+  def load(examples, ids):
+    batch = {name: array[examples] for name, array in split.items()}
+    return parallel.shard({**batch, "example_ids": ids})
+
+  with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
+    loading = collections.deque()
+    for request in requests:
+      loading.append(pool.submit(load, *request))
+      if len(loading) > _PREFETCH:
+        yield loading.popleft().result()
+    while loading:
+      yield loading.popleft().result()
