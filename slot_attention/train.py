@@ -1,0 +1,313 @@
+"""The one train loop, for every task."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+from pathlib import Path
+import signal
+import time
+from typing import Any
+
+from absl import logging
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from slot_attention import checkpoints, evaluate, parallel, tasks, writers
+from slot_attention.attention import check_at_least, check_choice
+from slot_attention.data import batches, prepare
+from slot_attention.progress import progress_bar
+
+# Every field of a config beside task, data and model: type and least value.
+_FIELDS = {
+  "seed": (int, 0),
+  "batch_size": (int, 1),
+  "num_steps": (int, 1),
+  "learning_rate": (float, 0),
+  "warmup_steps": (int, 0),
+  "decay_rate": (float, 0),
+  "decay_steps": (int, 1),
+  "max_grad_norm": (float, 0),
+  "max_minutes": (float, 0),
+  "log_every": (int, 1),
+  "eval_every": (int, 1),
+  "eval_batch_size": (int, 1),
+  "checkpoint_every": (int, 1),
+  "keep_checkpoints": (int, 1),
+  "data_placement": (str, None),
+}
+
+
+class InterruptedRunError(Exception):
+  """A signal ended the run before its last step; the state is saved."""
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What a checkpoint holds.
+
+  Attributes:
+    step: finished updates, int32 scalar.
+    params: of the model.
+    optimizer: of optax.
+  """
+
+  step: jax.Array
+  params: Any
+  optimizer: Any
+
+
+def learning_rate_schedule(
+  *,
+  learning_rate: float,
+  warmup_steps: int,
+  decay_rate: float,
+  decay_steps: int,
+) -> optax.Schedule:
+  """The official schedule: exponential decay, which also runs in the warm-up.
+
+  At the 0-based step s,
+  learning_rate * min(1, s / warmup_steps) * decay_rate ** (s / decay_steps);
+  the first update has rate 0. (`optax.warmup_exponential_decay_schedule` begins
+  to decay after the warm-up.)
+  """
+
+  def schedule(step):
+    warmup = jnp.minimum(1.0, step / warmup_steps) if warmup_steps else 1.0
+    return learning_rate * warmup * decay_rate ** (step / decay_steps)
+
+  return schedule
+
+
+def make_optimizer(
+  schedule: optax.Schedule, max_grad_norm: float
+) -> optax.GradientTransformation:
+  """Adam with the paper's constants (Table 11a).
+
+  Args:
+    schedule: learning rate of a step.
+    max_grad_norm: global norm to which gradients are clipped; 0 for none, as
+      in the paper.
+  """
+  adam = optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8)
+  if not max_grad_norm:
+    return adam
+  return optax.chain(optax.clip_by_global_norm(max_grad_norm), adam)
+
+
+def make_train_step(
+  task: tasks.Task,
+  optimizer: optax.GradientTransformation,
+  slots_key: jax.Array,
+) -> Callable[[TrainState, batches.Batch], tuple[TrainState, jax.Array]]:
+  """Compiles one update for all devices.
+
+  Returns:
+    A function of the replicated state, which it consumes, and a sharded batch.
+    It returns the next state and the mean loss over the batch, on each device.
+  """
+
+  def train_step(state, batch):
+    batch = tasks.normalize(batch)
+
+    def mean_loss(params):
+      key = jax.random.fold_in(slots_key, state.step)
+      return jnp.mean(task.loss(task.apply(params, batch, key), batch))
+
+    loss, grads = jax.value_and_grad(mean_loss)(state.params)
+    loss, grads = parallel.mean_over_devices((loss, grads))
+    updates, optimizer_state = optimizer.update(
+      grads, state.optimizer, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, optimizer_state), loss
+
+  return parallel.data_parallel(train_step, donate_argnums=(0,))
+
+
+def train(
+  config: ml_collections.ConfigDict, workdir: Path
+) -> dict[str, float] | None:
+  """Trains until config.num_steps, from the newest checkpoint if there is one.
+
+  Args:
+    config: of the experiment, see configs/.
+    workdir: of the run: checkpoints, metrics and pictures.
+
+  Returns:
+    The metrics of the last evaluation, or None if max_minutes ended the run
+    before its last step. Run it again to go on.
+
+  Raises:
+    ValueError: for a config that cannot work, or a workdir that belongs to
+      another one.
+    FloatingPointError: at a loss that is not finite; names the step.
+    InterruptedRunError: after SIGTERM or SIGINT.
+  """
+  start = time.monotonic()
+  _check_config(config)
+  task = tasks.make_task(config)
+  checkpoints.check_workdir(workdir, config)
+  data = prepare.load(**config.data)
+
+  schedule = learning_rate_schedule(
+    learning_rate=config.learning_rate,
+    warmup_steps=config.warmup_steps,
+    decay_rate=config.decay_rate,
+    decay_steps=config.decay_steps,
+  )
+  optimizer = make_optimizer(schedule, config.max_grad_norm)
+  init_key, slots_key = jax.random.split(jax.random.key(config.seed))
+  params = task.init(init_key, data.image_shape)
+  state = TrainState(jnp.int32(0), params, optimizer.init(params))
+
+  checkpoints.save_config(workdir, config)
+  manager = checkpoints.open_checkpoints(workdir, config.keep_checkpoints)
+  first_step = manager.latest_step() or 0
+  if first_step:
+    restored = checkpoints.restore(
+      manager, first_step, params=params, optimizer=state.optimizer
+    )
+    state = TrainState(jnp.int32(first_step), **restored)
+  state = parallel.replicate(state)
+  logging.info(
+    "%d parameters on %d device(s) of kind %s, from step %d of %d in %s",
+    sum(x.size for x in jax.tree.leaves(params)),
+    parallel.num_devices(),
+    jax.local_devices()[0].device_kind,
+    first_step,
+    config.num_steps,
+    workdir,
+  )
+
+  train_step = make_train_step(task, optimizer, slots_key)
+  run_evaluation = evaluate.make_evaluator(
+    task,
+    data.splits["eval"],
+    batch_size=config.eval_batch_size,
+    placement=config.data_placement,
+  )
+  train_batches = batches.train_batches(
+    data.splits["train"],
+    batch_size=config.batch_size,
+    seed=config.seed,
+    steps=range(first_step, config.num_steps),
+    placement=config.data_placement,
+  )
+
+  metrics = None
+  losses = []  # Of the steps since the last look at them, on the devices.
+  step = first_step
+  with (
+    _catch_signals() as caught,
+    manager,
+    writers.MetricWriter(workdir, first_step) as writer,
+    progress_bar(
+      total=config.num_steps, initial=first_step, desc="training", unit="step"
+    ) as progress,
+  ):
+    for step, batch in enumerate(train_batches, first_step + 1):
+      state, loss = train_step(state, batch)
+      losses.append(loss)
+      progress.update()
+
+      minutes = (time.monotonic() - start) / 60
+      out_of_time = bool(config.max_minutes) and minutes >= config.max_minutes
+      stop = out_of_time or bool(caught)
+      last = step == config.num_steps
+      log = step % config.log_every == 0 or last
+      evaluation = step % config.eval_every == 0 or last
+      save = step % config.checkpoint_every == 0 or last or stop
+
+      if log or evaluation or save:
+        last_loss = _check_finite(losses, step, manager)
+        losses.clear()
+      if log:
+        progress.set_postfix(loss=f"{last_loss:.4g}")
+        rate = float(schedule(step - 1))
+        writer.write(step, "train", {"loss": last_loss, "learning_rate": rate})
+      if evaluation:
+        metrics = run_evaluation(state.params)
+        writer.write(step, "eval", metrics)
+        progress.write(
+          f"step {step}: "
+          + ", ".join(f"{name} {x:.4f}" for name, x in metrics.items())
+        )
+      if save:
+        saved = parallel.unreplicate(state)
+        checkpoints.save(manager, step, saved.params, saved.optimizer)
+      if stop:
+        break
+
+  if step < config.num_steps:
+    message = (
+      f"step {step} of {config.num_steps} is saved in {workdir}; the same"
+      " command goes on from there"
+    )
+    if caught:
+      raise InterruptedRunError(f"{caught[0].name}: {message}")
+    logging.info("max_minutes=%g: %s.", config.max_minutes, message)
+    return None
+  if metrics is None:  # Nothing was left to train.
+    metrics = run_evaluation(state.params)
+  evaluate.report(workdir, config, task, state.params, data, step, metrics)
+  return metrics
+
+
+def _check_config(config):
+  """Raises a ValueError if a field is missing, unknown, or has a bad value."""
+  fields = {"task", "data", "model", *_FIELDS}
+  if set(config) != fields:
+    problems = [f"{name} is missing" for name in sorted(fields - set(config))]
+    problems += [f"{name} is unknown" for name in sorted(set(config) - fields)]
+    raise ValueError("config: " + ", ".join(problems))
+  for name, (kind, least) in _FIELDS.items():
+    if type(config[name]) is not kind:
+      raise ValueError(
+        f"{name}={config[name]!r} must be of type {kind.__name__}"
+      )
+    if least is not None:
+      check_at_least(name, config[name], least)
+  parallel.check_divisible("batch_size", config.batch_size)
+  parallel.check_divisible("eval_batch_size", config.eval_batch_size)
+  check_choice("data_placement", config.data_placement, batches.PLACEMENTS)
+
+
+def _check_finite(losses, step, manager):
+  """The newest loss; raises a FloatingPointError at the first bad one."""
+  values = [float(loss[0]) for loss in jax.device_get(losses)]
+  for i, value in enumerate(values):
+    if not np.isfinite(value):
+      manager.wait_until_finished()
+      raise FloatingPointError(
+        f"the loss is {value} at step {step - len(values) + 1 + i}; the last"
+        f" checkpoint is of step {manager.latest_step()}. Try a lower"
+        " learning_rate, more warmup_steps, or max_grad_norm"
+      )
+  return values[-1]
+
+
+@contextlib.contextmanager
+def _catch_signals() -> Iterator[list[signal.Signals]]:
+  """Collects SIGTERM and SIGINT, for the loop to end after its step.
+
+  A second SIGINT interrupts at once.
+  """
+  caught = []
+
+  def catch(number, _):
+    if caught and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    caught.append(signal.Signals(number))
+
+  handlers = {
+    number: signal.signal(number, catch)
+    for number in (signal.SIGTERM, signal.SIGINT)
+  }
+  try:
+    yield caught
+  finally:
+    for number, handler in handlers.items():
+      signal.signal(number, handler)

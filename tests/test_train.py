@@ -1,0 +1,513 @@
+"""Tests of the loop, the checkpoints and the evaluation, on tiny models."""
+
+import json
+import os
+import signal
+
+import flax
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+import pytest
+
+from slot_attention import (
+  checkpoints,
+  evaluate,
+  parallel,
+  tasks,
+  train,
+  writers,
+)
+from slot_attention.data import prepare, store
+from tests.test_metrics import random_sets
+
+
+def make_config(data_dir, task="object_discovery") -> ConfigDict:
+  config = ConfigDict(
+    {
+      "task": task,
+      "seed": 0,
+      "batch_size": 4,
+      "num_steps": 6,
+      "learning_rate": 1e-2,
+      "warmup_steps": 2,
+      "decay_rate": 0.5,
+      "decay_steps": 10,
+      "max_grad_norm": 0.0,
+      "max_minutes": 0.0,
+      "log_every": 2,
+      "eval_every": 3,
+      "eval_batch_size": 4,
+      "checkpoint_every": 3,
+      "keep_checkpoints": 2,
+      "data_placement": "device",
+      "data": {
+        "name": "tetrominoes",
+        "source": "procedural",
+        "path": "",
+        "data_dir": str(data_dir),
+        "num_train": 18,
+        "num_eval": 6,
+        "max_objects": 3,
+        "procedural": {"seed": 0, "image_size": 12, "block_size": 2},
+      },
+      "model": {
+        "encoder": {
+          "features": (5,),
+          "strides": (2,),
+          "kernel_size": 3,
+          "mlp_size": 6,
+          "use_position_embedding": True,
+        },
+        "slot_attention": {
+          "num_slots": 4,
+          "num_iterations": 2,
+          "slot_size": 8,
+          "mlp_hidden_size": 7,
+          "epsilon": 1e-8,
+          "epsilon_place": "attention",
+          "aggregation": "weighted_mean",
+          "softmax_axis": "slots",
+          "update": "gru",
+          "use_layer_norm": True,
+          "use_projections": True,
+          "temperature": "sqrt_d",
+          "slot_init": "shared",
+        },
+      },
+    }
+  )
+  if task == "object_discovery":
+    config.model.decoder = ConfigDict(
+      {
+        "broadcast_size": (12, 12),
+        "features": (5,),
+        "strides": (1,),
+        "kernel_size": 3,
+        "channels": 3,
+      }
+    )
+  else:
+    config.model.classifier = ConfigDict({"num_outputs": 19, "hidden_size": 9})
+  return config
+
+
+@pytest.fixture(name="data_dir", scope="session")
+def _data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(name="config")
+def _config(data_dir):
+  return make_config(data_dir)
+
+
+def read_lines(workdir):
+  return [
+    json.loads(line)
+    for line in (workdir / "metrics.jsonl").read_text().splitlines()
+  ]
+
+
+def assert_equal_trees(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_schedule_is_the_official_formula():
+  schedule = train.learning_rate_schedule(
+    learning_rate=4e-4, warmup_steps=1000, decay_rate=0.5, decay_steps=50_000
+  )
+  assert schedule(0) == 0
+  for step in (1, 500, 1000, 20_000, 50_000):
+    expected = 4e-4 * min(1, step / 1000) * 0.5 ** (step / 50_000)
+    assert schedule(jnp.int32(step)) == pytest.approx(expected, rel=1e-5)
+  # Not optax's, whose decay waits for the end of the warm-up.
+  optax_schedule = optax.warmup_exponential_decay_schedule(
+    0, 4e-4, 1000, 50_000, 0.5
+  )
+  assert abs(schedule(50_000) / optax_schedule(50_000) - 1) > 1e-3
+  no_warmup = train.learning_rate_schedule(
+    learning_rate=1.0, warmup_steps=0, decay_rate=0.5, decay_steps=10
+  )
+  assert no_warmup(0) == 1
+
+
+def test_clipping_is_off_unless_asked_for():
+  params = {"w": jnp.zeros(3)}
+  grads = {"w": jnp.array([3.0, 4.0, 0.0])}
+
+  def first_moment(max_grad_norm):
+    optimizer = train.make_optimizer(lambda step: 1.0, max_grad_norm)
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    return optax.tree.get(state, "mu")["w"]
+
+  np.testing.assert_allclose(first_moment(0.0), 0.1 * grads["w"], rtol=1e-6)
+  np.testing.assert_allclose(first_moment(1.0), 0.1 * grads["w"] / 5, rtol=1e-6)
+
+
+def test_a_run_writes_all_that_it_promises(config, tmp_path):
+  metrics = train.train(config, tmp_path / "run")
+  assert set(metrics) == {"loss", "fg_ari"}
+  lines = read_lines(tmp_path / "run")
+  assert [(line["step"], line["split"]) for line in lines] == [
+    (2, "train"), (3, "eval"), (4, "train"), (6, "train"), (6, "eval"),
+  ]  # fmt: skip
+  assert lines[0]["learning_rate"] == pytest.approx(1e-2 * 0.5 * 0.5**0.1)
+  assert lines[-1]["fg_ari"] == metrics["fg_ari"]
+  folder = tmp_path / "run" / "eval_tetrominoes_procedural"
+  for name in ("slots.png", "attention.png"):
+    assert (folder / name).read_bytes().startswith(b"\x89PNG")
+  result = json.loads((folder / "metrics.json").read_text())
+  assert result["num_examples"] == 6
+  assert result["fg_ari"] == metrics["fg_ari"]
+
+
+def test_training_lowers_the_loss_on_data_not_trained_on(config, tmp_path):
+  config.num_steps = 60
+  config.eval_every = 60
+  config.checkpoint_every = 60
+  with config.unlocked():
+    before = config.copy_and_resolve_references()
+  before.num_steps = before.warmup_steps = 1  # A first step of rate 0.
+  untrained = train.train(before, tmp_path / "before")
+  trained = train.train(config, tmp_path / "after")
+  assert trained["loss"] < 0.7 * untrained["loss"]
+
+
+def test_set_prediction_trains_in_the_same_loop(tmp_path, monkeypatch):
+  _, targets = random_sets(np.random.default_rng(0), 24, 5, 5, 0.0)
+  images = np.random.default_rng(1).integers(0, 256, (24, 12, 12, 3))
+  store.write(
+    tmp_path / "store",
+    {"name": "random"},
+    {"train": 18, "eval": 6},
+    [
+      {"images": images.astype(np.uint8), "targets": targets.astype(np.float32)}
+    ],
+  )
+  monkeypatch.setattr(
+    prepare, "load", lambda **_: store.read(tmp_path / "store")
+  )
+  config = make_config(tmp_path, "set_prediction")
+  metrics = train.train(config, tmp_path / "run")
+  assert set(metrics) == {
+    "loss", "ap_inf", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125"
+  }  # fmt: skip
+  assert list((tmp_path / "run").glob("eval_*/attention.png"))
+
+
+def test_the_slot_mlp_trains_in_the_same_loop(config, tmp_path):
+  del config.model.slot_attention
+  config.model.slot_mlp = ConfigDict(
+    {
+      "num_slots": 4,
+      "slot_size": 8,
+      "hidden_sizes": (9,),
+      "slot_mlp_sizes": (7, 8),
+      "grid_size": 4,
+    }
+  )
+  assert np.isfinite(train.train(config, tmp_path)["loss"])
+  assert not list(tmp_path.glob("eval_*/attention.png"))
+
+
+def losses_on(num_devices, config, monkeypatch):
+  """Losses of some steps, and the evaluation after them, on some devices.
+
+  Parameters are not compared: some, such as the bias of the decoder's logits,
+  do not change the function, and Adam turns the rounding errors that are their
+  gradients into steps of full size.
+  """
+  devices = jax.local_devices()[:num_devices]
+  monkeypatch.setattr(jax, "local_devices", lambda: devices)
+  monkeypatch.setattr(jax, "local_device_count", lambda: num_devices)
+  task = tasks.make_task(config)
+  data = prepare.load(**config.data)
+  optimizer = train.make_optimizer(optax.constant_schedule(1e-2), 0.0)
+  params = task.init(jax.random.key(0), data.image_shape)
+  state = parallel.replicate(
+    train.TrainState(jnp.int32(0), params, optimizer.init(params))
+  )
+  step = train.make_train_step(task, optimizer, jax.random.key(1))
+  losses = []
+  for batch in train.batches.train_batches(
+    data.splits["train"],
+    batch_size=8,
+    seed=0,
+    steps=range(5),
+    placement="host",
+  ):
+    state, loss = step(state, batch)
+    losses.append(float(loss[0]))
+  evaluation = evaluate.make_evaluator(
+    task, data.splits["eval"], batch_size=4, placement="host"
+  )(state.params)
+  return losses, evaluation
+
+
+def test_one_device_and_four_give_the_same_numbers(config, monkeypatch):
+  with monkeypatch.context() as context:
+    losses_1, evaluation_1 = losses_on(1, config, context)
+  with monkeypatch.context() as context:
+    losses_4, evaluation_4 = losses_on(4, config, context)
+  assert losses_1[-1] < losses_1[0]
+  np.testing.assert_allclose(losses_1, losses_4, rtol=1e-5)
+  assert evaluation_1 == pytest.approx(evaluation_4, abs=1e-5)
+
+
+def final_state(workdir, step):
+  with checkpoints.open_checkpoints(workdir) as manager:
+    assert manager.latest_step() == step
+  return checkpoints.load_run(workdir).params
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+  config, tmp_path
+):
+  train.train(config, tmp_path / "whole")
+  config.num_steps = 3
+  train.train(config, tmp_path / "parts")
+  config.num_steps = 6
+  train.train(config, tmp_path / "parts")
+  assert_equal_trees(
+    final_state(tmp_path / "whole", 6), final_state(tmp_path / "parts", 6)
+  )
+  # The end of the first part has its own line for the odd step 3.
+  parts = [
+    line
+    for line in read_lines(tmp_path / "parts")
+    if (line["step"], line["split"]) != (3, "train")
+  ]
+  assert parts == read_lines(tmp_path / "whole")
+
+
+def test_work_after_the_last_checkpoint_is_done_again(config, tmp_path):
+  train.train(config, tmp_path / "whole")
+  config.checkpoint_every = 4
+  train.train(config, tmp_path / "killed")
+  # As if killed between steps 4 and 6, in the middle of a line.
+  with checkpoints.open_checkpoints(tmp_path / "killed") as manager:
+    manager.delete(6)
+  with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 6, "spl')
+  train.train(config, tmp_path / "killed")
+  assert read_lines(tmp_path / "killed") == read_lines(tmp_path / "whole")
+  assert_equal_trees(
+    final_state(tmp_path / "whole", 6), final_state(tmp_path / "killed", 6)
+  )
+
+
+def test_sigterm_saves_and_the_run_goes_on_from_there(
+  config, tmp_path, monkeypatch
+):
+  train.train(config, tmp_path / "whole")
+  make_train_step = train.make_train_step
+  steps = []
+
+  def interrupt_after_five(*args):
+    step = make_train_step(*args)
+
+    def counted(state, batch):
+      steps.append(1)
+      if len(steps) == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return step(state, batch)
+
+    return counted
+
+  monkeypatch.setattr(train, "make_train_step", interrupt_after_five)
+  with pytest.raises(
+    train.InterruptedRunError, match="SIGTERM: step 5 of 6 is saved"
+  ):
+    train.train(config, tmp_path / "parts")
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  final_state(tmp_path / "parts", 5)
+  train.train(config, tmp_path / "parts")
+  assert len(steps) == 6
+  assert read_lines(tmp_path / "parts") == read_lines(tmp_path / "whole")
+  assert_equal_trees(
+    final_state(tmp_path / "whole", 6), final_state(tmp_path / "parts", 6)
+  )
+
+
+def test_max_minutes_saves_and_ends_cleanly(config, tmp_path):
+  config.max_minutes = 1e-6
+  assert train.train(config, tmp_path) is None
+  final_state(tmp_path, 1)
+  config.max_minutes = 0.0
+  assert train.train(config, tmp_path) is not None
+  final_state(tmp_path, 6)
+
+
+def test_only_the_newest_checkpoints_are_kept(config, tmp_path):
+  config.checkpoint_every = 1
+  train.train(config, tmp_path)
+  with checkpoints.open_checkpoints(tmp_path) as manager:
+    assert sorted(manager.all_steps()) == [5, 6]
+
+
+def test_a_finished_run_is_evaluated_again_without_training(config, tmp_path):
+  first = train.train(config, tmp_path)
+  lines = read_lines(tmp_path)
+  assert train.train(config, tmp_path) == first
+  assert evaluate.evaluate_run(tmp_path, config) == first
+  assert read_lines(tmp_path) == lines
+
+
+def test_evaluation_takes_other_data_k_and_t(config, tmp_path):
+  first = train.train(config, tmp_path)
+  config.data.procedural.seed = 1
+  config.model.slot_attention.num_slots = 6
+  config.model.slot_attention.num_iterations = 3
+  other = evaluate.evaluate_run(tmp_path, config)
+  assert other["loss"] != first["loss"]
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(config, tmp_path):
+  first = train.train(config, tmp_path)
+  config.eval_batch_size = 8
+  again = evaluate.evaluate_run(tmp_path, config)
+  assert again == pytest.approx(first, abs=1e-5)
+
+
+def test_load_run_gives_config_task_and_params(config, tmp_path):
+  train.train(config, tmp_path)
+  run = checkpoints.load_run(tmp_path)
+  assert run.config == config  # Tuples, too, survive JSON.
+  assert run.step == 6
+  data = prepare.load(**config.data)
+  outputs = run.task.apply(
+    run.params,
+    tasks.normalize(
+      {
+        "images": data.splits["eval"]["images"][:2],
+        "example_ids": np.arange(2),
+      }
+    ),
+    jax.random.key(0),
+    num_slots=5,
+  )
+  assert outputs["masks"].shape == (2, 5, 12, 12, 1)
+
+
+def test_another_config_in_the_same_workdir_is_refused(config, tmp_path):
+  train.train(config, tmp_path)
+  before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+  config.seed = 1
+  config.model.encoder.features = (4,)
+  with pytest.raises(ValueError) as error:
+    train.train(config, tmp_path)
+  message = str(error.value)
+  assert "model.encoder.features was (5,), is now (4,)" in message
+  assert "seed was 0, is now 1" in message
+  assert "another --workdir" in message
+  after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+  assert before == after
+
+
+def test_a_model_that_does_not_fit_the_checkpoint_names_the_parameter(
+  config, tmp_path
+):
+  train.train(config, tmp_path)
+  config.model.slot_attention.mlp_hidden_size = 8
+  with pytest.raises(ValueError) as error:
+    evaluate.evaluate_run(tmp_path, config)
+  assert (
+    "slot_attention/mlp/dense_0/kernel is saved as (8, 7), the config needs"
+    " (8, 8)" in str(error.value)
+  )
+
+
+def test_there_is_nothing_to_load_without_a_run(tmp_path, config):
+  with pytest.raises(ValueError, match="there is no run in"):
+    checkpoints.load_run(tmp_path)
+  checkpoints.save_config(tmp_path, config)
+  with pytest.raises(ValueError, match="has no checkpoint yet"):
+    checkpoints.load_run(tmp_path)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match="config.json is damaged"):
+    checkpoints.load_run(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+  config, tmp_path
+):
+  # The first update has rate 0 and the second changes nothing enough to
+  # overflow in the forward pass before step 3.
+  config.learning_rate = 1e30
+  config.log_every = 6
+  config.eval_every = 6
+  with pytest.raises(FloatingPointError) as error:
+    train.train(config, tmp_path)
+  assert "at step 3; the last checkpoint is of step None" in str(error.value)
+  assert "Try a lower learning_rate" in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "field, value, words",
+  [
+    ("task", "dreaming", "task='dreaming' is not one of object_discovery"),
+    ("batch_size", 6, "batch_size=6 is not a multiple of the 4 devices"),
+    ("eval_batch_size", 2, "eval_batch_size=2 is not a multiple of the 4"),
+    ("num_steps", 0, "num_steps=0 must be at least 1"),
+    ("log_every", 0, "log_every=0 must be at least 1"),
+    ("data_placement", "disk", "data_placement='disk' is not one of device"),
+    ("model.slot_attention.num_slots", 0, "slot_attention.num_slots=0 must be"),
+    ("model.slot_attention.update", "lstm", "update='lstm' is not one of gru"),
+    ("model.decoder.broadcast_size", (11, 12), "do not fit the decoder"),
+    ("model.encoder.strides", (2, 1), "one entry for each convolution"),
+    ("data.name", "mnist", "data.name='mnist' is not one of tetrominoes"),
+    ("data.procedural.image_size", 7, "image_size=7 has no room"),
+  ],
+)
+def test_bad_values_are_named(config, tmp_path, field, value, words):
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=words):
+    train.train(config, tmp_path)
+  assert not (tmp_path / "config.json").exists()  # The folder stays free.
+
+
+def test_missing_unknown_and_mistyped_fields_are_named(config, tmp_path):
+  wrong = config.copy_and_resolve_references()
+  wrong.batchsize = 4
+  del wrong.seed
+  with pytest.raises(ValueError, match="seed is missing, batchsize is unknown"):
+    train.train(wrong, tmp_path)
+  wrong = config.copy_and_resolve_references()
+  wrong.model.encoder.colour = 1
+  del wrong.model.encoder.mlp_size
+  with pytest.raises(
+    ValueError, match="model.encoder: mlp_size is missing, colour is unknown"
+  ):
+    train.train(wrong, tmp_path)
+  wrong = ConfigDict({**config.to_dict(), "batch_size": "4"})
+  with pytest.raises(ValueError, match="batch_size='4' must be of type int"):
+    train.train(wrong, tmp_path)
+  wrong = config.copy_and_resolve_references()
+  del wrong.model.decoder
+  with pytest.raises(ValueError, match="config.model has no section decoder"):
+    train.train(wrong, tmp_path)
+
+
+def test_a_workdir_that_cannot_be_written_is_named(config, tmp_path):
+  (tmp_path / "file").write_text("in the way")
+  with pytest.raises(OSError, match="workdir .*file/run cannot be written"):
+    train.train(config, tmp_path / "file" / "run")
+  assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_metrics_go_to_tensorboard_where_tensorflow_is(tmp_path):
+  pytest.importorskip("tensorflow")
+  with writers.MetricWriter(tmp_path, 0) as writer:
+    writer.write(3, "train", {"loss": 0.25})
+  from tensorboard.backend.event_processing import event_accumulator
+
+  events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+  events.Reload()
+  (scalar,) = events.Tensors("train/loss")
+  assert scalar.step == 3
+  assert flax.core.FrozenDict(read_lines(tmp_path)[0]) == {
+    "step": 3, "split": "train", "loss": 0.25
+  }  # fmt: skip

@@ -1,0 +1,72 @@
+"""Tests of the pictures."""
+
+import numpy as np
+import pytest
+
+from slot_attention import visualization
+
+B, T, K, H, W = 2, 3, 5, 8, 12
+
+
+def random_outputs(rng):
+  logits = rng.normal(size=(B, K, H, W, 1))
+  masks = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  recons = rng.uniform(-1.2, 1.2, (B, K, H, W, 3))
+  return {
+    "recons": recons,
+    "masks": masks,
+    "recon_combined": (masks * recons).sum(1),
+  }
+
+
+def test_pictures_are_clipped_and_grey_becomes_rgb():
+  picture = visualization.to_picture(np.array([-3.0, -1, 0, 1, 2])[:, None])
+  assert picture.shape == (5, 3)
+  np.testing.assert_allclose(picture[:, 0], [0, 0, 0.5, 1, 1])
+
+
+def test_slots_have_different_colors_that_more_slots_do_not_change():
+  colors = visualization.slot_colors(11)
+  gaps = np.abs(colors[:, None] - colors[None]).sum(-1) + np.eye(11)
+  assert gaps.min() > 0.1
+  np.testing.assert_array_equal(visualization.slot_colors(4), colors[:4])
+
+
+def test_masks_are_colored_by_the_winner_and_slots_are_cut_out_on_white():
+  masks = np.zeros((1, 3, 2, 2, 1))
+  masks[0, 2, 0] = 1
+  masks[0, 1, 1] = 1
+  picture = visualization.color_by_mask(masks)
+  colors = visualization.slot_colors(3)
+  np.testing.assert_array_equal(picture[0, 0, 0], colors[2])
+  np.testing.assert_array_equal(picture[0, 1, 0], colors[1])
+  slots = visualization.cut_out(-np.ones((1, 3, 2, 2, 3)), masks)
+  np.testing.assert_array_equal(slots[0, 0], 1)  # Empty: white.
+  np.testing.assert_array_equal(slots[0, 2, 0], 0)  # Full: black as painted.
+
+
+def test_attention_maps_have_the_proportions_of_the_image():
+  attn = np.zeros((B, T, 4 * 6, K))
+  attn[1, 2, 1 * 6 + 5, 3] = 1  # Row 1, column 5.
+  maps = visualization.attention_maps(attn, (H, W))
+  assert maps.shape == (B, T, K, 4, 6)
+  assert maps[1, 2, 3, 1, 5] == 1 and maps.sum() == 1
+  with pytest.raises(ValueError, match="23 inputs are no map of a 8x12 image"):
+    visualization.attention_maps(attn[:, :, :23], (H, W))
+
+
+def test_pictures_are_written_and_not_blank(tmp_path):
+  import matplotlib.image
+
+  rng = np.random.default_rng(0)
+  images = rng.uniform(-1, 1, (B, H, W, 3))
+  visualization.draw_slots(tmp_path / "s.png", images, random_outputs(rng))
+  visualization.draw_attention(
+    tmp_path / "a.png", images, rng.random((B, T, 4 * 6, K))
+  )
+  slots = matplotlib.image.imread(tmp_path / "s.png")
+  attention = matplotlib.image.imread(tmp_path / "a.png")
+  assert slots.std() > 0.1 and attention.std() > 0.1
+  # Two rows of eight pictures; six rows of six.
+  assert slots.shape[1] > 2.5 * slots.shape[0]
+  assert 0.7 < attention.shape[1] / attention.shape[0] < 1.4
