@@ -1,0 +1,1 @@
+"""One page per experiment: values and a header, no logic."""

@@ -1,0 +1,25 @@
+"""Any other config made so small that it runs in seconds: for a first look.
+
+python main.py --config=configs/smoke.py:tetrominoes_object_discovery
+"""
+
+import importlib
+
+from ml_collections import ConfigDict
+
+
+def get_config(name: str = "quickstart") -> ConfigDict:
+  config = importlib.import_module(f"configs.{name}").get_config()
+  config.batch_size = 8
+  config.num_steps = 6
+  config.log_every = 2
+  config.eval_every = 3
+  config.eval_batch_size = 8
+  config.checkpoint_every = 3
+  config.data.num_train = 32
+  config.data.num_eval = 12
+  model = config.model
+  model.encoder.features = (8,) * len(model.encoder.features)
+  if "decoder" in model:
+    model.decoder.features = (8,) * len(model.decoder.features)
+  return config

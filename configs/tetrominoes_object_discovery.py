@@ -1,0 +1,90 @@
+"""Object discovery on Tetrominoes (Section 4.1, Tables 5, 7 and 11).
+
+  python main.py --config=configs/tetrominoes_object_discovery.py
+
+Data: procedural Tetrominoes, which equal the original's pixel for pixel. For
+the original file (1,000,000 examples, 300 MB):
+  --config.data.source=original --config.data.path=tetrominoes_train.tfrecords
+
+Paper: foreground ARI 99.5 +- 0.2 % (four of five seeds), 7.5 hours on a V100.
+Measured here: not yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  config.task = "object_discovery"
+  config.seed = 0
+
+  config.batch_size = 64  # Over all devices.
+  config.num_steps = 500_000
+  config.learning_rate = 4e-4
+  config.warmup_steps = 10_000
+  config.decay_rate = 0.5
+  config.decay_steps = 100_000
+  config.max_grad_norm = 0.0  # 0: gradients are not clipped.
+
+  config.max_minutes = 0.0  # 0: no limit. Else saves and ends after as long.
+  config.log_every = 100
+  config.eval_every = 5_000
+  config.eval_batch_size = 64
+  config.checkpoint_every = 5_000
+  config.keep_checkpoints = 2
+
+  config.data_placement = "device"  # Or "host", for what does not fit.
+  config.data = ConfigDict(
+    {
+      "name": "tetrominoes",
+      "source": "procedural",  # Or "original", read from path.
+      "path": "",
+      "data_dir": "data",
+      "num_train": 60_000,
+      "num_eval": 320,
+      "max_objects": 3,
+      "procedural": {
+        "seed": 0,
+        "image_size": 35,
+        "block_size": 5,
+        "min_gap": 0,
+        "distinct_colors": False,
+        "background": 0,
+      },
+    }
+  )
+
+  config.model = ConfigDict(
+    {
+      "encoder": {
+        "features": (32, 32, 32, 32),
+        "strides": (1, 1, 1, 1),
+        "kernel_size": 5,
+        "mlp_size": 32,
+        "use_position_embedding": True,
+      },
+      "slot_attention": {
+        "num_slots": 4,
+        "num_iterations": 3,
+        "slot_size": 64,
+        "mlp_hidden_size": 128,
+        "epsilon": 1e-8,
+        "epsilon_place": "attention",
+        "aggregation": "weighted_mean",
+        "softmax_axis": "slots",
+        "update": "gru",
+        "use_layer_norm": True,
+        "use_projections": True,
+        "temperature": "sqrt_d",
+        "slot_init": "shared",
+      },
+      "decoder": {
+        "broadcast_size": (35, 35),
+        "features": (32, 32, 32),
+        "strides": (1, 1, 1),
+        "kernel_size": 5,
+        "channels": 3,
+      },
+    }
+  )
+  return config

@@ -1,0 +1,98 @@
+"""Trains or evaluates a model.
+
+python main.py --config=configs/quickstart.py
+"""
+
+import logging as std_logging
+from pathlib import Path
+import sys
+import traceback
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from slot_attention import checkpoints, evaluate, train
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Experiment, a file in configs/."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir",
+  None,
+  "Folder of the run: config, checkpoints, metrics, pictures. A run goes on"
+  " from its newest checkpoint. Default: runs/<config name>.",
+)
+_MODE = flags.DEFINE_enum(
+  "mode",
+  "train",
+  ["train", "eval"],
+  "Train, and evaluate at the end; or evaluate the newest checkpoint.",
+)
+
+# Exit codes: 75 is EX_TEMPFAIL of sysexits.h, "try again".
+_FAILED, _BAD_USAGE, _INTERRUPTED = 1, 2, 75
+
+
+def main(argv: list[str]) -> None:
+  logging.get_absl_handler().addFilter(_without_chatter)
+  if len(argv) > 1:
+    _fail(f"arguments without a flag: {' '.join(argv[1:])}", _BAD_USAGE)
+  try:
+    _run()
+  except train.InterruptedRunError as error:
+    _fail(str(error), _INTERRUPTED)
+  except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    if logging.level_debug():
+      traceback.print_exc()
+    _fail(f"{error} (--verbosity=1 shows where)", _FAILED)
+
+
+def _without_chatter(record):
+  """JAX and Orbax log a page of information about each of their steps."""
+  own = Path(train.__file__).parent in Path(record.pathname).parents
+  return own or record.levelno > std_logging.INFO
+
+
+def _run():
+  if _CONFIG.value is None and _WORKDIR.value is None:
+    raise ValueError("--config or --workdir must be given")
+  if _WORKDIR.value is not None:
+    workdir = Path(_WORKDIR.value)
+  else:
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    workdir = Path("runs") / _config_name(path)
+  config = _CONFIG.value
+  if config is None:
+    config = checkpoints.load_config(workdir)
+  if _MODE.value == "train":
+    train.train(config, workdir)
+  else:
+    evaluate.evaluate_run(workdir, config)
+
+
+def _config_name(path):
+  """configs/quickstart.py is quickstart, configs/smoke.py:x is smoke_x."""
+  path, _, argument = path.partition(":")
+  return "_".join(filter(None, [Path(path).stem, argument]))
+
+
+def _parse_flags(argv):
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    _fail(str(error), _BAD_USAGE)
+  except (AttributeError, KeyError) as error:
+    name = str(error).strip("'\"")
+    overrides = [x for x in argv if x.startswith("--config.") and name in x]
+    _fail(f"the config has no field {name}: {overrides}", _BAD_USAGE)
+  except (ImportError, OSError, TypeError, ValueError) as error:
+    _fail(f"the config cannot be read: {error}", _BAD_USAGE)
+
+
+def _fail(message, code):
+  print("error:", " ".join(message.split()), file=sys.stderr)
+  sys.exit(code)
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=_parse_flags)

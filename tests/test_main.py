@@ -1,0 +1,173 @@
+"""Tests of the command line and of the configs, each in its own process."""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+from slot_attention.data import tetrominoes
+from tests.test_data import GENUINE, write_records
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(
+  path.stem
+  for path in (ROOT / "configs").glob("*.py")
+  if path.stem not in ("__init__", "smoke")
+)
+
+
+def run(*arguments, cwd=ROOT, code=0, prelude=""):
+  """Runs main.py on one device; returns standard output and error."""
+  program = (
+    f"{prelude}\nimport runpy, sys\nsys.argv = ['main.py', *sys.argv[1:]]\n"
+    f"sys.path.insert(0, {str(ROOT)!r})\n"
+    f"runpy.run_path({str(ROOT / 'main.py')!r}, run_name='__main__')"
+  )
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+  }
+  done = subprocess.run(
+    [sys.executable, "-c", program, *map(str, arguments)],
+    cwd=cwd, env=environment, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == code, done.stderr
+  return done.stdout, done.stderr
+
+
+def smoke(name, tmp_path):
+  return (
+    f"--config={ROOT}/configs/smoke.py:{name}",
+    f"--config.data.data_dir={tmp_path}/data",
+  )
+
+
+def check_error(stderr, *words):
+  """One line, without a traceback."""
+  (line,) = [x for x in stderr.splitlines() if x.startswith("error: ")]
+  assert "Traceback" not in stderr
+  for word in words:
+    assert word in line
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_trains_evaluates_and_resumes(name, tmp_path):
+  arguments = smoke(name, tmp_path)
+  stdout, _ = run(*arguments, cwd=tmp_path)
+  workdir = tmp_path / "runs" / f"smoke_{name}"
+  lines = (workdir / "metrics.jsonl").read_text()
+  assert json.loads(lines.splitlines()[-1])["step"] == 6
+  assert "fg_ari" in stdout and "slots.png" in stdout
+  again, _ = run(*arguments, "--mode=eval", cwd=tmp_path)
+  assert again.splitlines()[-4:] == stdout.splitlines()[-4:]
+  run(*arguments, "--config.num_steps=7", cwd=tmp_path)
+  assert (workdir / "metrics.jsonl").read_text().startswith(lines)
+  assert (workdir / "checkpoints" / "7").is_dir()
+
+
+def test_training_needs_neither_tensorflow_nor_the_network(tmp_path):
+  """Matplotlib is only imported to draw the pictures at the end."""
+  prelude = """
+import socket, sys
+class Blocked:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in BLOCKED:
+      raise ModuleNotFoundError(f"{name} is blocked", name=name)
+def no_network(*_):
+  raise OSError("no network")
+socket.getaddrinfo = no_network
+sys.meta_path.insert(0, Blocked())
+BLOCKED = {"tensorflow", "tensorflow_datasets", "tensorboard"}
+"""
+  arguments = smoke("tetrominoes_object_discovery", tmp_path)
+  _, stderr = run(*arguments, cwd=tmp_path, prelude=prelude)
+  assert "No TensorBoard files: TensorFlow is not installed." in stderr
+  prelude = prelude.replace("BLOCKED = {", "BLOCKED = {'matplotlib', ")
+  modules = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "slot_attention").rglob("*.py")
+  )
+  subprocess.run(
+    [sys.executable, "-c", prelude + "import " + ", ".join(["main", *modules])],
+    cwd=ROOT, check=True,
+  )  # fmt: skip
+
+
+def test_genuine_records_through_the_command_line(tmp_path):
+  """The same command on the original's data, one override away."""
+  pytest.importorskip("tensorflow")
+  records = tmp_path / "tetrominoes.tfrecords"
+  write_records(records, tetrominoes.render(GENUINE), GENUINE)
+  stdout, _ = run(
+    *smoke("tetrominoes_object_discovery", tmp_path),
+    f"--workdir={tmp_path}/run",
+    "--config.data.source=original",
+    f"--config.data.path={records}",
+    "--config.data.num_train=8",
+    "--config.data.num_eval=2",
+  )
+  assert "2 evaluation examples (original tetrominoes" in stdout
+  assert (tmp_path / "run/eval_tetrominoes_original/slots.png").exists()
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["--config.colour=1"], ["no field colour", "--config.colour=1"]),
+    (["--config.model.encoder.colour=1"], ["no field colour: ", "encoder"]),
+    (["--config.seed=zero"], ["--config.seed=zero", "invalid literal"]),
+    (["--config=configs/nothing.py"], ["config cannot be read", "nothing.py"]),
+    (["extra"], ["arguments without a flag: extra"]),
+  ],
+)
+def test_bad_usage_ends_in_one_message_and_code_2(tmp_path, arguments, words):
+  _, stderr = run(
+    *smoke("quickstart", tmp_path), *arguments, cwd=tmp_path, code=2
+  )
+  check_error(stderr, *words)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["--config.batch_size=0"], ["batch_size=0 must be at least 1"]),
+    (["--config.task=sleep"], ["task='sleep'", "object_discovery"]),
+    (
+      ["--config.model.slot_attention.num_slots=0"],
+      ["config.model.slot_attention.num_slots=0 must be at least 1"],
+    ),
+    (
+      ["--config.data.procedural.image_size=36"],
+      ["images of 36x36x3", "draws 16x16x3"],
+    ),
+    (
+      ["--config.data.source=original", "--config.data.path=nothing"],
+      ["there is no TFRecord file nothing"],
+    ),
+    (["--workdir=/dev/null/run"], ["/dev/null/run cannot be written"]),
+    (["--mode=eval"], ["there is no run in"]),
+  ],
+)
+def test_bad_values_end_in_one_message_and_code_1(tmp_path, arguments, words):
+  _, stderr = run(
+    *smoke("quickstart", tmp_path), *arguments, cwd=tmp_path, code=1
+  )
+  check_error(stderr, *words)
+
+
+def test_without_config_and_workdir_there_is_nothing_to_do(tmp_path):
+  _, stderr = run(cwd=tmp_path, code=1)
+  check_error(stderr, "--config or --workdir must be given")
+
+
+def test_verbosity_shows_where_an_error_happened(tmp_path):
+  _, stderr = run(
+    *smoke("quickstart", tmp_path),
+    "--config.task=sleep", "--verbosity=1", cwd=tmp_path, code=1,
+  )  # fmt: skip
+  assert "Traceback" in stderr
