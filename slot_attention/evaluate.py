@@ -29,12 +29,13 @@ def make_evaluator(
     task: what to measure.
     split: every example of it is measured once.
     batch_size: over all devices.
-    placement: of the data, see `batches.train_batches`.
+    placement: of the data, see `batches.Feeder`.
 
   Returns:
     A function of replicated parameters that returns the metrics.
   """
   parallel.check_divisible("eval_batch_size", batch_size)
+  feeder = batches.Feeder(split, placement)
 
   @parallel.data_parallel
   def measure(params, batch):
@@ -44,9 +45,7 @@ def make_evaluator(
 
   def evaluate(params):
     collected = task.metrics.empty()
-    for batch, size in batches.eval_batches(
-      split, batch_size=batch_size, placement=placement
-    ):
+    for batch, size in feeder.eval_batches(batch_size):
       measured = parallel.unshard(measure(params, batch))
       collected = collected.merge(
         task.metrics.single_from_model_output(

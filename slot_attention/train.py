@@ -189,12 +189,11 @@ def train(
     batch_size=config.eval_batch_size,
     placement=config.data_placement,
   )
-  train_batches = batches.train_batches(
-    data.splits["train"],
+  feeder = batches.Feeder(data.splits["train"], config.data_placement)
+  train_batches = feeder.train_batches(
+    range(first_step, config.num_steps),
     batch_size=config.batch_size,
     seed=config.seed,
-    steps=range(first_step, config.num_steps),
-    placement=config.data_placement,
   )
 
   metrics = None

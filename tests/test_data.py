@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 from pathlib import Path
+import resource
 import time
 
 import jax
@@ -290,6 +291,26 @@ def test_the_first_of_two_writers_wins(tmp_path, images):
   np.testing.assert_array_equal(data.splits["train"]["images"], images[:8])
 
 
+def test_a_disk_that_cannot_be_written_is_named(tmp_path, images):
+  (tmp_path / "file").write_text("in the way")
+  with pytest.raises(
+    OSError, match="data set .*x cannot be written .*data_dir"
+  ):
+    write_store(tmp_path / "file" / "x", images)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, images):
+  """A limit on the size of files fails writes as a full disk does."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+  try:
+    with pytest.raises(OSError, match="x cannot be written .*large"):
+      write_store(tmp_path / "x", images)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert not list(tmp_path.iterdir())
+
+
 def damage_manifest(directory):
   (directory / "manifest.json").write_text("{")
 
@@ -407,12 +428,11 @@ def test_every_epoch_shows_every_example_once():
   assert (other != seen[:4]).any()
 
 
-def feed(split, placement, steps=range(2, 7)):
+def feed(split, placement):
+  feeder = batches.Feeder(split, placement)
   return [
     jax.tree.map(np.asarray, batch)
-    for batch in batches.train_batches(
-      split, batch_size=8, seed=1, steps=steps, placement=placement
-    )
+    for batch in feeder.train_batches(range(2, 7), batch_size=8, seed=1)
   ]
 
 
@@ -432,11 +452,9 @@ def test_host_and_device_give_the_same_examples_in_the_same_order(images):
 
 @pytest.mark.parametrize("placement", batches.PLACEMENTS)
 def test_evaluation_sees_every_example_exactly_once(images, placement):
-  split = {"images": images}
+  feeder = batches.Feeder({"images": images}, placement)
   seen, ids = [], []
-  for batch, size in batches.eval_batches(
-    split, batch_size=4, placement=placement
-  ):
+  for batch, size in feeder.eval_batches(4):
     seen.append(np.asarray(batch["images"]).reshape(4, 4, 5, 3)[:size])
     ids.append(np.asarray(batch["example_ids"]).reshape(4)[:size])
   np.testing.assert_array_equal(np.concatenate(seen), images)

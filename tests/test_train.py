@@ -20,7 +20,7 @@ from slot_attention import (
   train,
   writers,
 )
-from slot_attention.data import prepare, store
+from slot_attention.data import batches, prepare, store
 from tests.test_metrics import random_sets
 
 
@@ -232,13 +232,8 @@ def losses_on(num_devices, config, monkeypatch):
   )
   step = train.make_train_step(task, optimizer, jax.random.key(1))
   losses = []
-  for batch in train.batches.train_batches(
-    data.splits["train"],
-    batch_size=8,
-    seed=0,
-    steps=range(5),
-    placement="host",
-  ):
+  feeder = batches.Feeder(data.splits["train"], "host")
+  for batch in feeder.train_batches(range(5), batch_size=8, seed=0):
     state, loss = step(state, batch)
     losses.append(float(loss[0]))
   evaluation = evaluate.make_evaluator(

@@ -47,89 +47,95 @@ def examples_of_step(
   return examples
 
 
-def train_batches(
-  split: store.Split,
-  *,
-  batch_size: int,
-  seed: int,
-  steps: range,
-  placement: str,
-) -> Iterator[Batch]:
-  """Yields the batches of the given 0-based steps.
+class Feeder:
+  """Brings the examples of a split to the devices, in batches."""
 
-  An example's id is its place in the batch, so that the numbers do not depend
-  on how many devices share it.
+  def __init__(self, split: store.Split, placement: str):
+    """Takes the examples.
 
-  Args:
-    split: arrays with the examples along the first axis.
-    batch_size: B, over all devices.
-    seed: of the order.
-    steps: which.
-    placement: "device" keeps all examples on every device; "host" gathers and
-      sends each batch while the devices compute.
-  """
-  num_examples = len(split["images"])
-  requests = (
-    (
-      examples_of_step(
-        step, batch_size=batch_size, num_examples=num_examples, seed=seed
-      ),
-      np.arange(batch_size, dtype=np.int32),
+    Args:
+      split: arrays with the examples along the first axis.
+      placement: "device" keeps all examples on every device; "host" gathers
+        and sends each batch while the devices compute.
+    """
+    check_choice("data_placement", placement, PLACEMENTS)
+    self._num_examples = len(split["images"])
+    if placement == "device":
+      self._feed = _feed_from_devices(split)
+    else:
+      self._feed = _feed_from_host(split)
+
+  def train_batches(
+    self, steps: range, *, batch_size: int, seed: int
+  ) -> Iterator[Batch]:
+    """Yields the batches of the given 0-based steps.
+
+    An example's id is its place in the batch, so that the numbers do not depend
+    on how many devices share it.
+
+    Args:
+      steps: which.
+      batch_size: B, over all devices.
+      seed: of the order.
+    """
+    ids = np.arange(batch_size, dtype=np.int32)
+    return self._feed(
+      (
+        examples_of_step(
+          step,
+          batch_size=batch_size,
+          num_examples=self._num_examples,
+          seed=seed,
+        ),
+        ids,
+      )
+      for step in steps
     )
-    for step in steps
-  )
-  return _feed(split, requests, placement)
+
+  def eval_batches(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+    """Yields every example once, in order, and how many of a batch count.
+
+    The last batch is filled up with its last example. An example's id is its
+    place in the split.
+    """
+    starts = range(0, self._num_examples, batch_size)
+
+    def request(start):
+      examples = np.arange(start, start + batch_size, dtype=np.int32)
+      examples = np.minimum(examples, self._num_examples - 1)
+      return examples, examples
+
+    sizes = (min(batch_size, self._num_examples - start) for start in starts)
+    return zip(self._feed(map(request, starts)), sizes)
 
 
-def eval_batches(
-  split: store.Split, *, batch_size: int, placement: str
-) -> Iterator[tuple[Batch, int]]:
-  """Yields every example once, in order, and how many of a batch count.
-
-  The last batch is filled up with its last example. An example's id is its
-  place in the split.
-  """
-  num_examples = len(split["images"])
-  starts = range(0, num_examples, batch_size)
-
-  def request(start):
-    examples = np.arange(start, start + batch_size, dtype=np.int32)
-    examples = np.minimum(examples, num_examples - 1)
-    return examples, examples
-
-  sizes = (min(batch_size, num_examples - start) for start in starts)
-  return zip(_feed(split, map(request, starts), placement), sizes)
-
-
-def _feed(
-  split: store.Split, requests: Iterable[Request], placement: str
-) -> Iterator[Batch]:
-  check_choice("data_placement", placement, PLACEMENTS)
-  if placement == "device":
-    return _feed_from_devices(split, requests)
-  return _feed_from_host(split, requests)
-
-
-def _feed_from_devices(split, requests):
+def _feed_from_devices(split):
   resident = parallel.replicate(dict(split))
   gather = parallel.data_parallel(
     lambda data, examples: {name: data[name][examples] for name in data}
   )
-  for examples, ids in requests:
-    examples, ids = parallel.shard((examples, ids))
-    yield {**gather(resident, examples), "example_ids": ids}
+
+  def feed(requests: Iterable[Request]) -> Iterator[Batch]:
+    for examples, ids in requests:
+      examples, ids = parallel.shard((examples, ids))
+      yield {**gather(resident, examples), "example_ids": ids}
+
+  return feed
 
 
-def _feed_from_host(split, requests):
+def _feed_from_host(split):
   def load(examples, ids):
     batch = {name: array[examples] for name, array in split.items()}
     return parallel.shard({**batch, "example_ids": ids})
 
-  with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
-    loading = collections.deque()
-    for request in requests:
-      loading.append(pool.submit(load, *request))
-      if len(loading) > _PREFETCH:
+  def feed(requests: Iterable[Request]) -> Iterator[Batch]:
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
+      loading = collections.deque()
+      for request in requests:
+        loading.append(pool.submit(load, *request))
+        if len(loading) > _PREFETCH:
+          yield loading.popleft().result()
+      while loading:
         yield loading.popleft().result()
-    while loading:
-      yield loading.popleft().result()
+
+  return feed

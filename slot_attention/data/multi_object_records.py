@@ -47,14 +47,15 @@ FORMATS = {
 def read(
   path: Path, name: str, num_examples: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Yields the first examples of a GZIP TFRecord file in chunks.
+  """Reads the first examples of a GZIP TFRecord file in chunks.
 
   Args:
     path: the file.
     name: data set, a key of `FORMATS`.
     num_examples: how many, in the order of the file.
 
-  Yields:
+  Returns:
+    An iterator of chunks:
     images: uint8 [n, H, W, C];
     segments: uint8 [n, H, W], 0 background, e for entity e;
     and each factor as float32 [n, entities, ...]. Of Tetrominoes, `x` is the
@@ -62,9 +63,9 @@ def read(
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if the file is truncated, damaged, of another format, or holds
-      fewer examples.
     ImportError: if TensorFlow is not installed.
+    ValueError: by the iterator, if the file is truncated, damaged, of another
+      format, or holds fewer examples.
   """
   if not path.is_file():
     raise FileNotFoundError(f"there is no TFRecord file {path}")
@@ -75,7 +76,10 @@ def read(
       "reading original TFRecords needs TensorFlow: pip install -r"
       " requirements.txt"
     ) from error
+  return _chunks(tf, path, name, num_examples)
 
+
+def _chunks(tf, path, name, num_examples):
   record_format = FORMATS[name]
   features = {
     "image": tf.io.FixedLenFeature(record_format.image_shape, tf.string),

@@ -13,13 +13,13 @@ renamed at the end. Nothing is pickled.
 """
 
 from collections.abc import Iterable
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
 from pathlib import Path
-import shutil
 import tempfile
 
 import numpy as np
@@ -80,29 +80,30 @@ def write(
     ValueError: if the chunks hold another number of examples than the splits.
     OSError: if the disk is full or cannot be written; nothing is left behind.
   """
-  directory.parent.mkdir(parents=True, exist_ok=True)
-  partial = Path(
-    tempfile.mkdtemp(prefix=f".{directory.name}-partial-", dir=directory.parent)
-  )
   try:
-    manifest = {
-      "format": FORMAT,
-      "description": description,
-      "splits": splits,
-      "arrays": _write_arrays(partial, sum(splits.values()), chunks),
-    }
-    with (partial / "manifest.json").open("w") as file:
-      json.dump(manifest, file, indent=2)
-      file.flush()
-      os.fsync(file.fileno())
-    partial.chmod(0o755)
-    try:
-      partial.rename(directory)
-    except OSError:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+      prefix=f".{directory.name}-partial-", dir=directory.parent
+    ) as temporary:
+      partial = Path(temporary, directory.name)
+      partial.mkdir()
+      manifest = {
+        "format": FORMAT,
+        "description": description,
+        "splits": splits,
+        "arrays": _write_arrays(partial, sum(splits.values()), chunks),
+      }
+      with (partial / "manifest.json").open("w") as file:
+        json.dump(manifest, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
       if not directory.exists():
-        raise
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+        partial.rename(directory)
+  except OSError as error:
+    raise OSError(
+      f"the data set {directory} cannot be written ({error.strerror}); nothing"
+      " is left of it. Make room, or choose another data.data_dir"
+    ) from error
 
 
 def read(directory: Path) -> Store:
@@ -144,43 +145,44 @@ def read(directory: Path) -> Store:
 
 def _write_arrays(directory, num_examples, chunks):
   """Appends the chunks to one file per array; returns the manifest's entry."""
-  files, hashes, entries = {}, {}, {}
-  num_written = 0
-  try:
-    with progress_bar(
+  files, hashes, num_written = {}, {}, 0
+  with (
+    contextlib.ExitStack() as stack,
+    progress_bar(
       total=num_examples, desc="preparing the data", unit="example"
-    ) as progress:
-      for chunk in chunks:
-        for name, array in chunk.items():
-          data = np.ascontiguousarray(array).data
-          if name not in files:
-            path = directory / f"{name}.npy"
-            files[name], hashes[name] = path.open("wb"), hashlib.sha256()
-            entries[name] = {"file": path.name}
-            data = _npy_header(
-              array.dtype, (num_examples, *array.shape[1:])
-            ) + bytes(data)
+    ) as progress,
+  ):
+    for chunk in chunks:
+      for name, array in chunk.items():
+        if name not in files:
+          path = directory / f"{name}.npy"
           # Plain writes, not a writable memory map, which a full disk kills
           # with a bus error.
-          files[name].write(data)
-          hashes[name].update(data)
-        num_written += len(array)
-        progress.update(len(array))
+          files[name] = stack.enter_context(path.open("wb"))
+          header = _npy_header(array.dtype, (num_examples, *array.shape[1:]))
+          files[name].write(header)
+          hashes[name] = hashlib.sha256(header)
+        data = np.ascontiguousarray(array).data
+        files[name].write(data)
+        hashes[name].update(data)
+      num_written += len(array)
+      progress.update(len(array))
     for file in files.values():
       file.flush()
       os.fsync(file.fileno())
-  finally:
-    for file in files.values():
-      file.close()
   if num_written != num_examples:
     raise ValueError(
       f"the data set should have {num_examples} examples, but its source gave"
       f" {num_written}"
     )
-  for name, entry in entries.items():
-    entry["bytes"] = (directory / entry["file"]).stat().st_size
-    entry["sha256"] = hashes[name].hexdigest()
-  return entries
+  return {
+    name: {
+      "file": f"{name}.npy",
+      "bytes": (directory / f"{name}.npy").stat().st_size,
+      "sha256": digest.hexdigest(),
+    }
+    for name, digest in hashes.items()
+  }
 
 
 def _npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
