@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from slot_attention.validation import check_at_least, check_choice
+
 AGGREGATIONS = ("weighted_mean", "weighted_sum", "weighted_sum_layer_norm")
 SOFTMAX_AXES = ("slots", "inputs")
 UPDATES = ("gru", "none")
@@ -23,18 +25,6 @@ Dense = functools.partial(
   nn.Dense, kernel_init=nn.initializers.glorot_uniform()
 )
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-3)
-
-
-def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
-  """Raises a ValueError that names the field, its value and the choices."""
-  if value not in choices:
-    raise ValueError(f"{field}={value!r} is not one of {', '.join(choices)}")
-
-
-def check_at_least(field: str, value: int, minimum: int) -> None:
-  """Raises a ValueError unless `value` is at least `minimum`."""
-  if value < minimum:
-    raise ValueError(f"{field}={value} must be at least {minimum}")
 
 
 class MLP(nn.Module):
@@ -151,8 +141,8 @@ class SlotAttention(nn.Module):
       inputs: [B, N, D_inputs], a set: its order does not matter.
       num_slots: K for this call.
       num_iterations: T for this call.
-      slots: initial slots [B, K, D]; without them they are drawn with the
-        random stream "slots" (`rngs={"slots": key}`).
+      slots: initial slots [B, K, D], whose K counts; without them they are
+        drawn with the random stream "slots" (`rngs={"slots": key}`).
       example_ids: int [B]; the noise of an example's slots depends on the
         stream's key and on its id alone, not on its place in this batch.
         0 .. B-1 if left out.
@@ -169,8 +159,11 @@ class SlotAttention(nn.Module):
         slot_init="per_slot" has learned, or if a shape does not fit.
     """
     batch_size, _, inputs_size = inputs.shape
+    if num_slots is None:
+      num_slots = self.num_slots
     if num_iterations is None:
       num_iterations = self.num_iterations
+    check_at_least("num_slots", num_slots, 1)
     check_at_least("num_iterations", num_iterations, 1)
     if not self.use_projections and inputs_size != self.slot_size:
       raise ValueError(
@@ -178,9 +171,10 @@ class SlotAttention(nn.Module):
         f" size {inputs_size} do not fit slot_size={self.slot_size}"
       )
 
-    initial_slots = self._initial_slots(batch_size, num_slots, example_ids)
+    mu, log_sigma = self._gaussian(num_slots)
     if slots is None:
-      slots = initial_slots()
+      noise = self._noise(batch_size, num_slots, example_ids)
+      slots = mu + jnp.exp(log_sigma) * noise
     elif slots.ndim != 3 or slots.shape[::2] != (batch_size, self.slot_size):
       raise ValueError(
         f"initial slots of shape {slots.shape} do not fit a batch of"
@@ -242,11 +236,8 @@ class SlotAttention(nn.Module):
       total = total + self.epsilon
     return attn / total
 
-  def _initial_slots(self, batch_size, num_slots, example_ids):
-    """Declares the Gaussian's parameters; the function returned samples it."""
-    if num_slots is None:
-      num_slots = self.num_slots
-    check_at_least("num_slots", num_slots, 1)
+  def _gaussian(self, num_slots: int) -> tuple[jax.Array, jax.Array]:
+    """Mean and log of the deviation of initial slots, [1, K or 1, D] each."""
     if self.slot_init == "per_slot" and num_slots > self.num_slots:
       raise ValueError(
         f"num_slots={num_slots}, but slot_init='per_slot' has learned a"
@@ -254,24 +245,22 @@ class SlotAttention(nn.Module):
         " slot_init='shared' lets K grow after training"
       )
     num_gaussians = self.num_slots if self.slot_init == "per_slot" else 1
-    # Glorot over (1, 1, D), as the reference, for each Gaussian: U(+-0.3038)
-    # at D = 64.
+    # Each Gaussian as the reference's, Glorot over (1, 1, D): U(+-0.3038) at
+    # D = 64.
     initializer = nn.initializers.glorot_uniform(in_axis=0, batch_axis=1)
     shape = (1, num_gaussians, self.slot_size)
     mu = self.param("slots_mu", initializer, shape)
     log_sigma = self.param("slots_log_sigma", initializer, shape)
+    return mu[:, :num_slots], log_sigma[:, :num_slots]
 
-    def sample() -> jax.Array:
-      ids = jnp.arange(batch_size) if example_ids is None else example_ids
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(
-        self.make_rng("slots"), ids
-      )
-      noise = jax.vmap(
-        lambda key: jax.random.normal(key, (num_slots, self.slot_size))
-      )(keys)
-      return mu[:, :num_slots] + jnp.exp(log_sigma[:, :num_slots]) * noise
-
-    return sample
+  def _noise(
+    self, batch_size: int, num_slots: int, example_ids: jax.Array | None
+  ) -> jax.Array:
+    """Standard normal [B, K, D], each example's from its own key."""
+    ids = jnp.arange(batch_size) if example_ids is None else example_ids
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("slots"), ids)
+    shape = (num_slots, self.slot_size)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def soft_k_means(num_slots: int, **fields) -> SlotAttention:

@@ -16,8 +16,8 @@ from slot_attention.attention import (
   Dense,
   LayerNorm,
   SlotAttention,
-  check_at_least,
 )
+from slot_attention.validation import check_at_least
 
 # Keras' initialisers (biases are zero in both libraries).
 Conv = functools.partial(nn.Conv, kernel_init=nn.initializers.glorot_uniform())

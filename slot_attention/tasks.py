@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from slot_attention import losses, metrics, models, visualization
-from slot_attention.attention import SlotAttention, check_choice
+from slot_attention.attention import SlotAttention
+from slot_attention.validation import check_choice
 
 Arrays = dict[str, jax.Array]
 

@@ -16,9 +16,9 @@ import numpy as np
 import optax
 
 from slot_attention import checkpoints, evaluate, parallel, tasks, writers
-from slot_attention.attention import check_at_least, check_choice
 from slot_attention.data import batches, prepare
 from slot_attention.progress import progress_bar
+from slot_attention.validation import check_at_least, check_choice
 
 # Every field of a config beside task, data and model: type and least value.
 _FIELDS = {

@@ -7,7 +7,7 @@ H and W, C colour channels, T iterations, N = h w inputs, K slots.
 
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 
@@ -67,7 +67,7 @@ def attention_maps(attn: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def draw_slots(
-  path: Path, images: jnp.ndarray, outputs: dict[str, jnp.ndarray]
+  path: Path, images: jax.Array, outputs: dict[str, jax.Array]
 ) -> None:
   """Figure 3a: image, reconstruction, masks in colours, then every slot.
 
@@ -90,7 +90,7 @@ def draw_slots(
   _draw_grid(path, rows, labels=[""] * len(rows))
 
 
-def draw_attention(path: Path, images: jnp.ndarray, attn: jnp.ndarray) -> None:
+def draw_attention(path: Path, images: jax.Array, attn: jax.Array) -> None:
   """Attention of every slot, one row for each image and iteration.
 
   White is attention 1, black is 0.

@@ -8,8 +8,8 @@ from pathlib import Path
 from absl import logging
 import numpy as np
 
-from slot_attention.attention import check_at_least, check_choice
 from slot_attention.data import multi_object_records, store, tetrominoes
+from slot_attention.validation import check_at_least, check_choice
 
 NAMES = ("tetrominoes",)
 SOURCES = ("procedural", "original")
