@@ -9,6 +9,7 @@ import sys
 import traceback
 
 from absl import app, flags, logging
+import jax
 from ml_collections import config_flags
 
 from slot_attention import checkpoints, evaluate, train
@@ -64,6 +65,8 @@ def _run():
   config = _CONFIG.value
   if config is None:
     config = checkpoints.load_config(workdir)
+  # Only has an effect before the first use of a device, and on CPUs.
+  jax.config.update("jax_num_cpu_devices", config.num_cpu_devices)
   if _MODE.value == "train":
     train.train(config, workdir)
   else:

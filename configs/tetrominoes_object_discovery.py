@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 5_000
   config.keep_checkpoints = 2
 
+  config.num_cpu_devices = 1  # Into so many a CPU is split.
   config.data_placement = "device"  # Or "host", for what does not fit.
   config.data = ConfigDict(
     {

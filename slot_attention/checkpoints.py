@@ -19,7 +19,8 @@ import orbax.checkpoint as ocp
 
 from slot_attention import tasks
 
-# Fields that may change when a run goes on: they do not touch its numbers.
+# Fields that may change when a run goes on: they do not touch its numbers, or
+# only in rounding.
 RUN_FIELDS = (
   "num_steps",
   "max_minutes",
@@ -29,6 +30,7 @@ RUN_FIELDS = (
   "checkpoint_every",
   "keep_checkpoints",
   "data_placement",
+  "num_cpu_devices",
 )
 
 

@@ -37,6 +37,7 @@ _FIELDS = {
   "checkpoint_every": (int, 1),
   "keep_checkpoints": (int, 1),
   "data_placement": (str, None),
+  "num_cpu_devices": (int, 1),
 }
 
 

@@ -43,6 +43,7 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
       "checkpoint_every": 3,
       "keep_checkpoints": 2,
       "data_placement": "device",
+      "num_cpu_devices": 4,
       "data": {
         "name": "tetrominoes",
         "source": "procedural",
