@@ -132,7 +132,8 @@ def report(
   pictures = task.draw(folder, outputs, batch)
   print(
     f"\nStep {step}, {result['num_examples']} evaluation examples"
-    f" ({config.data.source} {config.data.name}, not trained on):"
+    f" ({config.data.source} {config.data.name}, after the first"
+    f" {config.data.num_train}):"
   )
   for name, value in metrics.items():
     print(f"  {name:<12} {value:.4f}")
