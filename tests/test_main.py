@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from slot_attention.data import tetrominoes
+from configs import smoke as smoke_config
+from slot_attention.data import prepare, tetrominoes
 from tests.test_data import GENUINE, write_records
 
 ROOT = Path(__file__).parents[1]
@@ -147,6 +148,10 @@ def test_bad_usage_ends_in_one_message_and_code_2(tmp_path, arguments, words):
     ),
     (["--workdir=/dev/null/run"], ["/dev/null/run cannot be written"]),
     (["--mode=eval"], ["there is no run in"]),
+    (
+      ["--config.num_cpu_devices=3"],
+      ["batch_size=8 is not a multiple of the 3 devices"],
+    ),
   ],
 )
 def test_bad_values_end_in_one_message_and_code_1(tmp_path, arguments, words):
@@ -154,6 +159,36 @@ def test_bad_values_end_in_one_message_and_code_1(tmp_path, arguments, words):
     *smoke("quickstart", tmp_path), *arguments, cwd=tmp_path, code=1
   )
   check_error(stderr, *words)
+
+
+def test_damaged_data_ends_in_one_message_and_nothing_is_lost(tmp_path):
+  config = smoke_config.get_config("quickstart")
+  config.data.data_dir = str(tmp_path / "data")
+  path = prepare.load(**config.data).directory / "images.npy"
+  damaged = bytearray(path.read_bytes())
+  damaged[-1] ^= 1
+  path.write_bytes(damaged)
+  _, stderr = run(*smoke("quickstart", tmp_path), cwd=tmp_path, code=1)
+  check_error(stderr, str(path.parent), "checksum", "Delete that folder")
+  assert path.read_bytes() == damaged
+
+
+def test_truncated_records_end_in_one_message(tmp_path):
+  pytest.importorskip("tensorflow")
+  records = tmp_path / "tetrominoes.tfrecords"
+  write_records(records, tetrominoes.render(GENUINE), GENUINE)
+  records.write_bytes(records.read_bytes()[:1500])
+  _, stderr = run(
+    *smoke("tetrominoes_object_discovery", tmp_path),
+    "--config.data.source=original",
+    f"--config.data.path={records}",
+    "--config.data.num_train=8",
+    "--config.data.num_eval=2",
+    cwd=tmp_path,
+    code=1,
+  )
+  check_error(stderr, str(records), "truncated")
+  assert not any((tmp_path / "data").iterdir())
 
 
 def test_without_config_and_workdir_there_is_nothing_to_do(tmp_path):
