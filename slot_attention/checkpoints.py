@@ -1,6 +1,6 @@
 """A run's folder: its config and its Orbax checkpoints.
 
-  WORKDIR/config.json              the config that the run was started with
+  WORKDIR/config.json              the config of the run
   WORKDIR/checkpoints/STEP/params  the model's parameters
   WORKDIR/checkpoints/STEP/optimizer
 
@@ -31,6 +31,7 @@ RUN_FIELDS = (
   "keep_checkpoints",
   "data_placement",
   "num_cpu_devices",
+  "data.data_dir",
 )
 
 
@@ -38,7 +39,7 @@ class Run(NamedTuple):
   """A run loaded from its folder.
 
   Attributes:
-    config: that it was started with.
+    config: the run's own.
     task: that the config describes; `task.apply(params, batch, key)`.
     params: of `task.model`.
     step: finished updates.
