@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
   config.log_every = 50
   config.eval_every = 500
   config.checkpoint_every = 500
-  config.num_cpu_devices = 2  # Faster than one, on two cores or more.
+  config.num_cpu_devices = 2
 
   config.data.num_train = 20_000
   config.data.procedural.shapes = (19,)

@@ -1,6 +1,7 @@
 """Tests of Algorithm 1 and of every switch of appendix B."""
 
 import flax.linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -249,33 +250,37 @@ def test_softmax_over_inputs_makes_the_mean_a_sum(inputs):
   np.testing.assert_allclose(mean["slots"], total["slots"], atol=1e-5)
 
 
+def apply_with_shared_parameters(module, params, inputs):
+  """Takes from `params` what fits the module, and the noise of the default."""
+  rngs = {"params": jax.random.key(2), "slots": jax.random.key(4)}
+  own = flatten_dict(perturb(module.init(rngs, inputs)["params"]))
+  shared = flatten_dict(params)
+  mixed = {
+    path: shared[path]
+    if path in shared and shared[path].shape == leaf.shape
+    else leaf
+    for path, leaf in own.items()
+  }
+  return module.apply({"params": unflatten_dict(mixed)}, inputs, rngs=rngs)
+
+
 @pytest.mark.parametrize("switch", SWITCHES, ids=str)
 def test_every_switch_changes_the_output(inputs, switch):
-  """With the parameters that both modules share, and the same noise."""
   params, default = init_and_apply(make(), inputs)
   module = make(**switch)
-  rngs = {"params": jax.random.key(2), "slots": jax.random.key(4)}
-  own = perturb(module.init(rngs, inputs)["params"])
-
-  def same_shape(path, leaf):
-    for key in path:
-      if key.key not in params_here[-1]:
-        return leaf
-      params_here.append(params_here[-1][key.key])
-    shared = params_here[-1]
-    return shared if shared.shape == leaf.shape else leaf
-
-  mixed = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(own):
-    params_here = [params]
-    mixed[path] = same_shape(path, leaf)
-  mixed = jax.tree.unflatten(jax.tree.structure(own), list(mixed.values()))
-  outputs = module.apply({"params": mixed}, inputs, rngs=rngs)
+  outputs = apply_with_shared_parameters(module, params, inputs)
   if outputs["slots"].shape == default["slots"].shape:
     assert np.abs(outputs["slots"] - default["slots"]).max() > 1e-3
   assert np.isfinite(outputs["slots"]).all()
   assert outputs["slots"].shape == (B, module.num_slots, module.slot_size)
   assert outputs["attn"].shape[1] == module.num_iterations
+
+
+def test_without_a_switch_the_output_stays(inputs):
+  """The control of the test above."""
+  params, default = init_and_apply(make(), inputs)
+  outputs = apply_with_shared_parameters(make(), params, inputs)
+  np.testing.assert_allclose(outputs["slots"], default["slots"], atol=1e-5)
 
 
 def test_soft_k_means_is_its_own_update_rule(inputs):

@@ -74,7 +74,7 @@ def test_foreground_ari_takes_the_largest_mask():
 
 
 def slow_average_precision(predictions, targets, threshold):
-  """FACTS of the metric, one detection at a time."""
+  """The definition, one detection at a time."""
   detections = [
     (p[18], b, p) for b, image in enumerate(predictions) for p in image
   ]

@@ -430,8 +430,8 @@ def test_there_is_nothing_to_load_without_a_run(tmp_path, config):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
   config, tmp_path
 ):
-  # The first update has rate 0 and the second changes nothing enough to
-  # overflow in the forward pass before step 3.
+  # The first update has rate 0, so the loss of step 2 is still that of the
+  # initial parameters; the second update ruins them for step 3.
   config.learning_rate = 1e30
   config.log_every = 6
   config.eval_every = 6
