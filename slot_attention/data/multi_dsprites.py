@@ -1,0 +1,251 @@
+"""Procedural Multi-dSprites: squares, ellipses and hearts that overlap.
+
+One to five sprites lie on a background of one colour, in the three variants of
+the multi-object datasets (Kabra et al., 2019). Shapes, positions, orientations
+and scales are those of dSprites (Matthey et al., 2017): 32 x 32 positions, 40
+orientations, 6 scales, and hard edges. A pixel belongs to a sprite if its
+centre does; every sprite lies wholly inside the image.
+
+The outlines were fitted to public dSprites frames. Redrawn, those differ per
+image by 0.2 pixels in squares, 1.0 in ellipses, 0.7 in hearts.
+
+  binarized             2 to 3 white sprites on black, one channel
+  colored_on_grayscale  2 to 5 sprites on a grey
+  colored_on_colored    1 to 4 sprites on a colour
+
+How the original drew its scenes is not published beyond this list. Here:
+  - the number of sprites is uniform over its range, and so are shape, position,
+    orientation and scale, independent of each other;
+  - of two sprites that overlap, the later one is on top;
+  - a scene in which a sprite is wholly hidden is drawn again with the same
+    number of sprites (5 % of those with five), so every sprite has at least
+    one visible pixel;
+  - the colours on grey are uniform in hue, and in saturation and value from
+    0.5 to 1 (HSV), the greys uniform from 0 to 255; in colored_on_colored the
+    sprites and the background are uniform in RGB. Two of them may look alike.
+
+Letters in shapes: N scenes, P places for sprites (the most of the variant),
+C channels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from slot_attention.validation import check_choice
+
+VARIANTS = ("binarized", "colored_on_grayscale", "colored_on_colored")
+# The fewest and the most sprites of a scene.
+NUM_SPRITES = {
+  "binarized": (2, 3),
+  "colored_on_grayscale": (2, 5),
+  "colored_on_colored": (1, 4),
+}
+CHUNK_SIZE = 1_000
+
+IMAGE_SIZE = 64
+# Codes of dSprites; 0 is a place without a sprite.
+SQUARE, ELLIPSE, HEART = SHAPES = (1, 2, 3)
+# Centres along either axis, in pixels from the edge of the image.
+POSITIONS = 16 + 32 * np.linspace(0, 1, 32)
+# Anticlockwise on the screen, radians. The last one is the first again, as in
+# dSprites.
+ORIENTATIONS = np.linspace(0, 2 * np.pi, 40)
+SCALES = np.linspace(0.5, 1, 6)
+
+# Outlines at scale 1, in pixels.
+SQUARE_HALF_SIDE = 9.6
+ELLIPSE_HALF_AXES = (12.75, 7.25)
+# Distance of the heart's outline from its centre in hundredths of a pixel, in
+# 180 directions: bin i is centred at -180 + 2 i + 1 degrees, clockwise on the
+# screen from rightwards.
+HEART_RADII = np.array([
+  828, 840, 869, 886, 903, 925, 941, 957, 992, 1002, 1032, 1032,
+  1056, 1075, 1079, 1089, 1102, 1120, 1120, 1120, 1120, 1120, 1115, 1120,
+  1120, 1120, 1120, 1102, 1089, 1079, 1065, 1056, 1032, 1012, 987, 957,
+  930, 886, 840, 828, 771, 724, 652, 620, 552, 534, 620, 644,
+  724, 771, 809, 840, 880, 925, 957, 987, 1012, 1032, 1056, 1065,
+  1075, 1089, 1102, 1120, 1120, 1120, 1120, 1115, 1120, 1120, 1120, 1120,
+  1120, 1102, 1089, 1079, 1075, 1056, 1032, 1032, 1002, 992, 962, 951,
+  925, 903, 886, 869, 840, 809, 809, 791, 771, 745, 724, 724,
+  704, 682, 682, 660, 660, 628, 644, 620, 620, 620, 620, 587,
+  587, 587, 587, 587, 587, 587, 587, 587, 587, 587, 587, 620,
+  620, 620, 620, 628, 644, 660, 667, 682, 704, 724, 758, 778,
+  809, 840, 903, 903, 840, 809, 778, 738, 724, 704, 682, 660,
+  660, 644, 628, 620, 620, 620, 620, 587, 587, 587, 587, 587,
+  587, 587, 587, 587, 587, 587, 587, 620, 620, 620, 620, 644,
+  628, 660, 660, 682, 682, 704, 724, 724, 752, 771, 791, 809,
+]) / 100  # fmt: skip
+
+# No outline reaches farther than a corner of the square, 13.6 pixels, so a
+# sprite lies within so many pixels of the one that holds its centre.
+REACH = 14
+
+
+class Scenes(NamedTuple):
+  """What is to be drawn; places without a sprite are the last ones of a scene.
+
+  Attributes:
+    shapes: int64 [N, P], a code of `SHAPES`, or 0 for no sprite.
+    columns: int64 [N, P], index of the centre's x in `POSITIONS`.
+    rows: int64 [N, P], index of the centre's y in `POSITIONS`, downwards.
+    orientations: int64 [N, P], index in `ORIENTATIONS`.
+    scales: int64 [N, P], index in `SCALES`.
+    colors: uint8 [N, P, C].
+    backgrounds: uint8 [N, C].
+  """
+
+  shapes: np.ndarray
+  columns: np.ndarray
+  rows: np.ndarray
+  orientations: np.ndarray
+  scales: np.ndarray
+  colors: np.ndarray
+  backgrounds: np.ndarray
+
+
+def sample(
+  rng: np.random.Generator, num_scenes: int, *, variant: str
+) -> Scenes:
+  """Draws scenes at random, every sprite of them visible.
+
+  Args:
+    rng: the only source of randomness.
+    num_scenes: N.
+    variant: one of `VARIANTS`.
+
+  Raises:
+    ValueError: for another variant.
+  """
+  check_choice("variant", variant, VARIANTS)
+  fewest, most = NUM_SPRITES[variant]
+  num_sprites = rng.integers(fewest, most, num_scenes, endpoint=True)
+  scenes = _sample_any(rng, num_sprites, variant)
+  hidden = _has_hidden_sprite(scenes)
+  while hidden.any():
+    again = _sample_any(rng, num_sprites[hidden], variant)
+    for part, part_again in zip(scenes, again):
+      part[hidden] = part_again
+    hidden[hidden] = _has_hidden_sprite(again)
+  return scenes
+
+
+def render(scenes: Scenes) -> dict[str, np.ndarray]:
+  """Draws scenes.
+
+  Returns:
+    images: uint8 [N, 64, 64, C];
+    segments: uint8 [N, 64, 64], 0 background, p for sprite p.
+  """
+  segments = _segments(scenes)
+  palette = np.concatenate([scenes.backgrounds[:, None], scenes.colors], axis=1)
+  scene = np.arange(len(segments))[:, None, None]
+  return {"images": palette[scene, segments], "segments": segments}
+
+
+def generate(chunk: int, *, seed: int, variant: str) -> dict[str, np.ndarray]:
+  """Draws the `CHUNK_SIZE` examples of one chunk, as `render` returns them.
+
+  They depend on (seed, chunk, variant) alone.
+  """
+  rng = np.random.default_rng([seed, chunk])
+  return render(sample(rng, CHUNK_SIZE, variant=variant))
+
+
+def _sample_any(rng, num_sprites, variant):
+  """Scenes with [N] sprites each, hidden ones among them."""
+  _, most = NUM_SPRITES[variant]
+  shape = (len(num_sprites), most)
+  shapes = rng.choice(SHAPES, shape)
+  shapes[np.arange(most) >= num_sprites[:, None]] = 0
+  colors, backgrounds = _sample_colors(rng, shape, variant)
+  return Scenes(
+    shapes=shapes,
+    columns=rng.integers(0, len(POSITIONS), shape),
+    rows=rng.integers(0, len(POSITIONS), shape),
+    orientations=rng.integers(0, len(ORIENTATIONS), shape),
+    scales=rng.integers(0, len(SCALES), shape),
+    colors=colors,
+    backgrounds=backgrounds,
+  )
+
+
+def _sample_colors(rng, shape, variant):
+  """Colours [N, P, C] and backgrounds [N, C]."""
+  if variant == "binarized":
+    colors = np.full((*shape, 1), 255, np.uint8)
+    backgrounds = np.zeros((shape[0], 1), np.uint8)
+  elif variant == "colored_on_grayscale":
+    hue = rng.random(shape)
+    saturation, value = rng.uniform(0.5, 1, (2, *shape))
+    colors = _rgb(hue, saturation, value)
+    greys = rng.integers(0, 256, (shape[0], 1), np.uint8)
+    backgrounds = greys.repeat(3, axis=1)
+  else:
+    colors = rng.integers(0, 256, (*shape, 3), np.uint8)
+    backgrounds = rng.integers(0, 256, (shape[0], 3), np.uint8)
+  return colors, backgrounds
+
+
+def _rgb(hue, saturation, value):
+  """Hue, saturation and value from 0 to 1 as uint8 [..., 3]."""
+  # Each channel is bright over a third of the hues, around red, green, blue.
+  turn = (hue[..., None] + np.array([0, 2 / 3, 1 / 3])) % 1
+  brightness = np.clip(np.abs(6 * turn - 3) - 1, 0, 1)
+  channels = 1 - saturation[..., None] * (1 - brightness)
+  return np.rint(255 * value[..., None] * channels).astype(np.uint8)
+
+
+def _segments(scenes):
+  """Which sprite each pixel shows, uint8 [N, 64, 64]."""
+  num_scenes, num_places = scenes.shapes.shape
+  segments = np.zeros((num_scenes, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+  for p in range(num_places):
+    for shape, contains in _CONTAINS.items():
+      (drawn,) = np.nonzero(scenes.shapes[:, p] == shape)
+      x = POSITIONS[scenes.columns[drawn, p], None]
+      y = POSITIONS[scenes.rows[drawn, p], None]
+      window = np.arange(-REACH, REACH + 1)
+      columns, rows = x.astype(int) + window, y.astype(int) + window
+      angle = ORIENTATIONS[scenes.orientations[drawn, p], None]
+      scale = SCALES[scenes.scales[drawn, p], None]
+      cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+      # Pixel centres in the sprite's own coordinates, at scale 1.
+      dx, dy = columns + 0.5 - x, rows + 0.5 - y
+      u = (cos * dx)[:, None, :] - (sin * dy)[:, :, None]
+      v = (sin * dx)[:, None, :] + (cos * dy)[:, :, None]
+      scene, row, column = np.nonzero(contains(u, v))
+      row, column = rows[scene, row], columns[scene, column]
+      segments[drawn[scene], row, column] = p + 1
+  return segments
+
+
+def _has_hidden_sprite(scenes):
+  """Whether a sprite shows no pixel, bool [N]."""
+  num_scenes, num_places = scenes.shapes.shape
+  visible = np.zeros((num_scenes, num_places + 1), bool)
+  visible[np.arange(num_scenes)[:, None, None], _segments(scenes)] = True
+  return ((scenes.shapes > 0) & ~visible[:, 1:]).any(axis=1)
+
+
+def _in_square(u, v):
+  return np.maximum(np.abs(u), np.abs(v)) < SQUARE_HALF_SIDE
+
+
+def _in_ellipse(u, v):
+  half_width, half_height = ELLIPSE_HALF_AXES
+  return (u / half_width) ** 2 + (v / half_height) ** 2 < 1
+
+
+def _in_heart(u, v):
+  size = len(HEART_RADII)
+  # Between the centres of two bins the outline runs evenly.
+  place = (np.arctan2(v, u) / (2 * np.pi) + 0.5) * size - 0.5
+  before = np.floor(place).astype(int)
+  part = place - before
+  radius = (1 - part) * HEART_RADII[before % size]
+  radius += part * HEART_RADII[(before + 1) % size]
+  return u**2 + v**2 < radius**2
+
+
+_CONTAINS = {SQUARE: _in_square, ELLIPSE: _in_ellipse, HEART: _in_heart}
