@@ -200,12 +200,12 @@ def _segments(scenes):
   """Which sprite each pixel shows, uint8 [N, 64, 64]."""
   num_scenes, num_places = scenes.shapes.shape
   segments = np.zeros((num_scenes, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+  window = np.arange(-REACH, REACH + 1)
   for p in range(num_places):
     for shape, contains in _CONTAINS.items():
       (drawn,) = np.nonzero(scenes.shapes[:, p] == shape)
       x = POSITIONS[scenes.columns[drawn, p], None]
       y = POSITIONS[scenes.rows[drawn, p], None]
-      window = np.arange(-REACH, REACH + 1)
       columns, rows = x.astype(int) + window, y.astype(int) + window
       angle = ORIENTATIONS[scenes.orientations[drawn, p], None]
       scale = SCALES[scenes.scales[drawn, p], None]

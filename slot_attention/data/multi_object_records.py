@@ -1,123 +1,397 @@
-"""Reads the original multi-object TFRecords (Kabra et al., 2019).
+"""Downloads and reads the multi-object TFRecords (Kabra et al., 2019).
 
-https://github.com/google-deepmind/multi_object_datasets. Images and masks are
-lists of one-byte strings, one mask of 0 and 255 per entity, the background
-first. Needs TensorFlow, which is imported inside the function that reads.
+https://github.com/google-deepmind/multi_object_datasets. A file is a GZIP
+stream of TFRecords, each a serialized tf.train.Example: images, masks and codes
+are lists of one-byte strings, with one mask of 0 and 255 per entity; the other
+factors are floats. So few kinds of fields are quicker taken apart here than by
+TensorFlow, which is not needed.
+
+Letters in shapes: n examples, H and W pixels, C channels, E entities, the
+backgrounds first.
 """
 
 from collections.abc import Iterator
 import dataclasses
+import gzip
+import http.client
+import itertools
+import math
 from pathlib import Path
+import shutil
+import struct
+from typing import BinaryIO
+import urllib.error
+import urllib.request
+import zlib
 
+from absl import logging
 import numpy as np
 
+from slot_attention.progress import progress_bar
+
 CHUNK_SIZE = 256
+
+_BUCKET = "https://storage.googleapis.com/multi-object-datasets"
+_TIMEOUT_SECONDS = 30
+_MEBIBYTE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordFormat:
-  """Layout of one of the files.
+  """One of the files.
 
   Attributes:
-    image_shape: height, width, channels.
-    mask_shape: entities (the background is the first), height, width, 1.
-    factors: feature name to the shape of its floats.
+    image_shape: H, W, C.
+    num_entities: E.
+    url: where it is published.
+    gigabytes: its size, roughly.
+    num_examples: in the whole file.
+    floats: factors to their shapes.
+    codes: factors that are class codes, uint8 [E].
+    entity_axis: the axis of the masks that counts entities; 0 for masks
+      [E, H, W, 1], 2 for [H, W, E, 1].
+    num_backgrounds: how many of the entities are no objects.
   """
 
   image_shape: tuple[int, int, int]
-  mask_shape: tuple[int, int, int, int]
-  factors: dict[str, tuple[int, ...]]
+  num_entities: int
+  url: str
+  gigabytes: float
+  num_examples: int
+  floats: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+  codes: tuple[str, ...] = ()
+  entity_axis: int = 0
+  num_backgrounds: int = 1
+
+  @property
+  def mask_shape(self) -> tuple[int, int, int]:
+    """Of all masks, without the last axis of one channel."""
+    shape = list(self.image_shape[:2])
+    shape.insert(self.entity_axis, self.num_entities)
+    return tuple(shape)
+
+
+def _multi_dsprites(
+  variant: str, num_channels: int, num_entities: int, gigabytes: float
+) -> RecordFormat:
+  factors = ("x", "y", "shape", "orientation", "scale", "visibility")
+  return RecordFormat(
+    image_shape=(64, 64, num_channels),
+    num_entities=num_entities,
+    entity_axis=2,
+    floats={
+      **{factor: (num_entities,) for factor in factors},
+      "color": (num_entities, num_channels),
+    },
+    url=f"{_BUCKET}/multi_dsprites/multi_dsprites_{variant}.tfrecords",
+    gigabytes=gigabytes,
+    num_examples=1_000_000,
+  )
+
+
+def _objects_room(
+  file: str, num_entities: int, gigabytes: float, num_examples: int
+) -> RecordFormat:
+  return RecordFormat(
+    image_shape=(64, 64, 3),
+    num_entities=num_entities,
+    num_backgrounds=4,  # Sky, floor, and two halves of the wall.
+    url=f"{_BUCKET}/objects_room/objects_room_{file}.tfrecords",
+    gigabytes=gigabytes,
+    num_examples=num_examples,
+  )
 
 
 FORMATS = {
+  "clevr_with_masks": RecordFormat(
+    image_shape=(240, 320, 3),
+    num_entities=11,
+    floats={
+      "x": (11,),
+      "y": (11,),
+      "z": (11,),
+      "rotation": (11,),
+      "pixel_coords": (11, 3),
+      "visibility": (11,),
+    },
+    codes=("size", "material", "shape", "color"),
+    url=f"{_BUCKET}/clevr_with_masks/clevr_with_masks_train.tfrecords",
+    gigabytes=10.5,
+    num_examples=100_000,
+  ),
+  "multi_dsprites_binarized": _multi_dsprites("binarized", 1, 4, 0.5),
+  "multi_dsprites_colored_on_grayscale": _multi_dsprites(
+    "colored_on_grayscale", 3, 6, 1
+  ),
+  "multi_dsprites_colored_on_colored": _multi_dsprites(
+    "colored_on_colored", 3, 5, 1
+  ),
   "tetrominoes": RecordFormat(
     image_shape=(35, 35, 3),
-    mask_shape=(4, 35, 35, 1),
-    factors={
+    num_entities=4,
+    floats={
       "x": (4,),
       "y": (4,),
       "shape": (4,),
       "visibility": (4,),
       "color": (4, 3),
     },
-  )
+    url=f"{_BUCKET}/tetrominoes/tetrominoes_train.tfrecords",
+    gigabytes=0.3,
+    num_examples=1_000_000,
+  ),
+  "objects_room_train": _objects_room("train", 7, 7, 1_000_000),
+  "objects_room_six_objects": _objects_room("test_six_objects", 10, 0.01, 922),
+  "objects_room_identical_color": _objects_room(
+    "test_identical_color", 10, 0.01, 922
+  ),
+  "objects_room_empty_room": _objects_room("test_empty_room", 4, 0.01, 922),
 }
 
 
 def read(
-  path: Path, name: str, num_examples: int
+  path: Path, name: str, start: int, stop: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Reads the first examples of a GZIP TFRecord file in chunks.
+  """Reads the examples [start, stop) of a file, in its order.
+
+  Examples before `start` are decompressed, but not parsed.
 
   Args:
     path: the file.
     name: data set, a key of `FORMATS`.
-    num_examples: how many, in the order of the file.
+    start: the first example.
+    stop: the first example not to be read any more.
 
   Returns:
-    An iterator of chunks:
+    An iterator of chunks of `CHUNK_SIZE` examples, fewer in the last one:
     images: uint8 [n, H, W, C];
-    segments: uint8 [n, H, W], 0 background, e for entity e;
-    and each factor as float32 [n, entities, ...]. Of Tetrominoes, `x` is the
-    top row and `y` the left column of a piece, `shape` its code 1 to 19.
+    segments: uint8 [n, H, W], 0 for any background, 1 for the entity after the
+      backgrounds, and so on;
+    and each factor, float32 [n, E, ...] or, for codes, uint8 [n, E]. Of
+    Tetrominoes, `x` is the top row and `y` the left column of a piece, `shape`
+    its code 1 to 19.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ImportError: if TensorFlow is not installed.
     ValueError: by the iterator, if the file is truncated, damaged, of another
-      format, or holds fewer examples.
+      format, or holds fewer examples. GZIP's own checksum comes at the end of
+      a file; before it, damage is noticed where it breaks the compression or
+      the structure of a record.
   """
   if not path.is_file():
     raise FileNotFoundError(f"there is no TFRecord file {path}")
-  try:
-    import tensorflow as tf
-  except ImportError as error:
-    raise ImportError(
-      "reading original TFRecords needs TensorFlow: pip install -r"
-      " requirements.txt"
-    ) from error
-  return _chunks(tf, path, name, num_examples)
+  return _chunks(_examples(path, name, start, stop))
 
 
-def _chunks(tf, path, name, num_examples):
-  record_format = FORMATS[name]
-  features = {
-    "image": tf.io.FixedLenFeature(record_format.image_shape, tf.string),
-    "mask": tf.io.FixedLenFeature(record_format.mask_shape, tf.string),
-    **{
-      factor: tf.io.FixedLenFeature(shape, tf.float32)
-      for factor, shape in record_format.factors.items()
-    },
-  }
+def download(name: str, folder: Path) -> Path:
+  """Downloads a file, unless it is there already.
 
-  def parse(record):
-    example = tf.io.parse_single_example(record, features)
-    for key in ("image", "mask"):
-      # Every pixel is a string of one byte.
-      example[key] = tf.squeeze(tf.io.decode_raw(example[key], tf.uint8), -1)
-    return example
+  It has its name at the end only; until then `.partial` is added. A download
+  that was interrupted goes on where it stopped, or begins again if the server
+  cannot do that.
 
-  records = tf.data.TFRecordDataset(str(path), compression_type="GZIP")
-  records = records.take(num_examples).map(
-    parse, num_parallel_calls=tf.data.AUTOTUNE
+  Args:
+    name: data set, a key of `FORMATS`.
+    folder: where to put the file; made if need be.
+
+  Returns:
+    The file's path.
+
+  Raises:
+    OSError: without a connection, or without room for the file.
+  """
+  url = FORMATS[name].url
+  path = folder / url.rpartition("/")[-1]
+  if path.exists():
+    return path
+  partial = path.with_name(f"{path.name}.partial")
+  logging.info(
+    "Downloading %s, about %g GB, to %s", url, FORMATS[name].gigabytes, path
   )
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    held = _size(partial)
+    while not _fetch(url, partial):
+      if _size(partial) <= held:
+        raise ConnectionError("the connection was cut")
+      held = _size(partial)
+    partial.rename(path)
+  except (OSError, http.client.HTTPException) as error:
+    raise OSError(
+      f"{url} (about {FORMATS[name].gigabytes:g} GB) cannot be downloaded to"
+      f" {folder}: {getattr(error, 'reason', error)}. What has arrived is kept,"
+      " and the next start goes on from there; or get the file elsewhere and"
+      " give its place as data.path"
+    ) from error
+  return path
+
+
+def _size(path):
+  return path.stat().st_size if path.exists() else 0
+
+
+def _fetch(url, partial):
+  """Appends the rest of a file to its first part; whether all of it came."""
+  start = _size(partial)
+  headers = {"Range": f"bytes={start}-"} if start else {}
+  request = urllib.request.Request(url, headers=headers)
+  try:
+    response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+  except urllib.error.HTTPError as error:
+    with error:
+      if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        raise
+      if error.headers["Content-Range"] == f"bytes */{start}":
+        return True
+    partial.unlink()  # Longer than the file: of another one.
+    return _fetch(url, partial)
+  with response:
+    if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+      start = 0
+    if response.length is None:
+      raise ConnectionError("the server does not say how long the file is")
+    size = start + response.length
+    free = shutil.disk_usage(partial.parent).free
+    if response.length > free:
+      raise OSError(
+        f"{response.length / 1e9:.2f} GB are to come, but only"
+        f" {free / 1e9:.2f} GB are free"
+      )
+    with (
+      partial.open("ab" if start else "wb") as file,
+      progress_bar(
+        total=math.ceil(size / _MEBIBYTE),
+        initial=start // _MEBIBYTE,
+        desc=f"downloading {partial.stem}",
+        unit="MiB",
+      ) as progress,
+    ):
+      try:
+        while block := response.read(_MEBIBYTE):
+          file.write(block)
+          progress.update()
+      except (ConnectionError, TimeoutError, http.client.HTTPException) as cut:
+        logging.warning("The download of %s was cut: %s", url, cut)
+  return _size(partial) == size
+
+
+def _chunks(examples):
+  while chunk := list(itertools.islice(examples, CHUNK_SIZE)):
+    yield {key: np.stack([e[key] for e in chunk]) for key in chunk[0]}
+
+
+def _examples(path, name, start, stop):
+  record_format = FORMATS[name]
   num_read = 0
   try:
-    for chunk in records.batch(CHUNK_SIZE).as_numpy_iterator():
-      num_read += len(chunk["image"])
-      yield {
-        "images": chunk["image"],
-        "segments": chunk["mask"][..., 0].argmax(axis=1).astype(np.uint8),
-        **{factor: chunk[factor] for factor in record_format.factors},
-      }
-  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    with gzip.open(path) as file:
+      for record in _records(file, _largest_record(record_format)):
+        if num_read == stop:
+          break
+        if num_read >= start:
+          yield _parse(record, record_format)
+        num_read += 1
+  except (
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    LookupError,
+    ValueError,
+  ) as error:
     raise ValueError(
       f"{path} is not a readable {name} TFRecord file: it is truncated,"
       " damaged or of another data set"
     ) from error
-  if num_read < num_examples:
+  if num_read < stop:
     raise ValueError(
-      f"{path} ends after {num_read} examples, but data.num_train and"
-      f" data.num_eval ask for {num_examples}: it is truncated, or a smaller"
-      " file"
+      f"{path} ends after {num_read} examples, but data.num_examples asks for"
+      f" {stop}: it is truncated, or a smaller file"
     )
+
+
+def _largest_record(record_format):
+  """An upper bound in bytes: three per one-byte string, and the factors."""
+  num_strings = math.prod(record_format.image_shape) + math.prod(
+    record_format.mask_shape
+  )
+  return 3 * num_strings + 10_000
+
+
+def _records(file: BinaryIO, largest: int) -> Iterator[memoryview]:
+  """Yields the records, each between a length and a checksum."""
+  while header := file.read(12):  # The length and its own checksum.
+    if len(header) < 12:
+      raise EOFError
+    (size,) = struct.unpack("<Q", header[:8])
+    if size > largest:
+      raise ValueError(f"a record of {size} bytes")
+    record = file.read(size + 4)
+    if len(record) < size + 4:
+      raise EOFError
+    yield memoryview(record)[:size]
+
+
+def _parse(record, record_format):
+  """One serialized tf.train.Example as arrays."""
+  features = _features(record)
+  masks = _one_byte_strings(features[b"mask"], record_format.mask_shape)
+  example = {
+    "images": _one_byte_strings(features[b"image"], record_format.image_shape),
+    "segments": _segments(masks, record_format),
+  }
+  for factor, shape in record_format.floats.items():
+    example[factor] = _floats(features[factor.encode()], shape)
+  for factor in record_format.codes:
+    shape = (record_format.num_entities,)
+    example[factor] = _one_byte_strings(features[factor.encode()], shape)
+  return example
+
+
+def _segments(masks, record_format):
+  entities = masks.argmax(axis=record_format.entity_axis).astype(np.uint8)
+  last_background = record_format.num_backgrounds - 1
+  return np.maximum(entities, last_background) - last_background
+
+
+def _features(example: memoryview) -> dict[bytes, memoryview]:
+  """Name to list of values, serialized: Example > Features > map > Feature."""
+  features = {}
+  (entries,) = _fields(example)
+  for entry in _fields(entries):
+    name, feature = _fields(entry)
+    (features[bytes(name)],) = _fields(feature)
+  return features
+
+
+def _fields(message: memoryview) -> list[memoryview]:
+  """Takes a protocol buffer apart whose fields all carry their length."""
+  fields, place = [], 0
+  while place < len(message):
+    if message[place] & 7 != 2:
+      raise ValueError("a field of another type")
+    # The length: seven bits a byte, the lowest first, until one is below 128.
+    size, shift, place = 0, 0, place + 1
+    while message[place] >= 128:
+      size += (message[place] - 128) << shift
+      shift, place = shift + 7, place + 1
+    size += message[place] << shift
+    place += 1
+    fields.append(message[place : place + size])
+    place += size
+  if place > len(message):
+    raise ValueError("a field is cut")
+  return fields
+
+
+def _one_byte_strings(values, shape):
+  """A BytesList of which every string has one byte: field 1, length 1, byte."""
+  triples = np.frombuffer(values, np.uint8).reshape(*shape, 3)
+  if (triples[..., 0] != 10).any() or (triples[..., 1] != 1).any():
+    raise ValueError("strings of more bytes than one")
+  return triples[..., 2]
+
+
+def _floats(values, shape):
+  """A FloatList, packed."""
+  (packed,) = _fields(values)
+  return np.frombuffer(packed, "<f4").reshape(shape)
