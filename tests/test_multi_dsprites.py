@@ -1,0 +1,261 @@
+"""Tests of procedural Multi-dSprites."""
+
+import cmath
+import colorsys
+import math
+import time
+
+import numpy as np
+import pytest
+
+from slot_attention.data import multi_dsprites
+from slot_attention.data.multi_dsprites import ELLIPSE, HEART, SQUARE
+
+CHANNELS = {
+  "binarized": 1,
+  "colored_on_grayscale": 3,
+  "colored_on_colored": 3,
+}
+# Of the outlines at scale 1, in pixels: side squared, pi times the half axes,
+# and the polar integral of the heart's outline.
+AREAS = {
+  SQUARE: 19.2**2,
+  ELLIPSE: math.pi * 12.75 * 7.25,
+  HEART: np.sum(multi_dsprites.HEART_RADII**2) * math.pi / 180,
+}
+
+
+def sample(variant, num_scenes=4_000):
+  rng = np.random.default_rng(0)
+  return multi_dsprites.sample(rng, num_scenes, variant=variant)
+
+
+def scenes_of(sprites, colors=None):
+  """Scenes from [N, P, 5]: shape, column, row, orientation, scale."""
+  sprites = np.array(sprites)
+  if colors is None:
+    colors = np.full((*sprites.shape[:2], 1), 255, np.uint8)
+  backgrounds = np.zeros((len(sprites), colors.shape[-1]), np.uint8)
+  return multi_dsprites.Scenes(
+    *np.moveaxis(sprites, -1, 0), colors, backgrounds
+  )
+
+
+def draw(*sprites):
+  """Segments of one scene."""
+  return multi_dsprites.render(scenes_of([sprites]))["segments"][0]
+
+
+def contains(shape, x, y):
+  """An outline at scale 1, upright; x rightwards, y upwards."""
+  if shape == SQUARE:
+    return abs(x) < 9.6 and abs(y) < 9.6
+  if shape == ELLIPSE:
+    return math.hypot(x / 12.75, y / 7.25) < 1
+  degrees = math.degrees(math.atan2(-y, x)) % 360
+  centres = np.arange(180) * 2 - 179
+  radius = np.interp(degrees, centres, multi_dsprites.HEART_RADII, period=360)
+  return math.hypot(x, y) < radius
+
+
+def transcribed(shape, column, row, orientation, scale):
+  """The same picture, one pixel after the other, with complex numbers."""
+  centre = complex(16 + 32 * column / 31, -(16 + 32 * row / 31))
+  turn = cmath.rect(0.5 + 0.1 * scale, orientation * 2 * math.pi / 39)
+  picture = np.zeros((64, 64), bool)
+  for y in range(64):
+    for x in range(64):
+      place = (complex(x + 0.5, -(y + 0.5)) - centre) / turn
+      picture[y, x] = contains(shape, place.real, place.imag)
+  return picture
+
+
+@pytest.mark.parametrize("variant", multi_dsprites.VARIANTS)
+def test_a_chunk_has_images_and_segments_that_agree(variant):
+  drawn = multi_dsprites.generate(2, seed=5, variant=variant)
+  images, segments = drawn["images"], drawn["segments"]
+  n = multi_dsprites.CHUNK_SIZE
+  assert images.shape == (n, 64, 64, CHANNELS[variant])
+  assert segments.shape == (n, 64, 64)
+  assert images.dtype == segments.dtype == np.uint8
+  fewest, most = multi_dsprites.NUM_SPRITES[variant]
+  for image, segment in zip(images[:200], segments[:200]):
+    ids = np.unique(segment)
+    # Background and sprites, numbered without a gap: none is hidden.
+    np.testing.assert_array_equal(ids, np.arange(len(ids)))
+    assert fewest <= len(ids) - 1 <= most
+    for i in ids:
+      assert len(np.unique(image[segment == i], axis=0)) == 1
+
+
+@pytest.mark.parametrize("variant", multi_dsprites.VARIANTS)
+def test_the_number_of_sprites_is_uniform_over_its_range(variant):
+  scenes = sample(variant)
+  fewest, most = multi_dsprites.NUM_SPRITES[variant]
+  assert scenes.shapes.shape == (4_000, most)
+  present = scenes.shapes > 0
+  counts = np.bincount(present.sum(axis=1), minlength=most + 1)
+  np.testing.assert_array_equal(counts[:fewest], 0)
+  share = 1 / (most - fewest + 1)
+  np.testing.assert_allclose(counts[fewest:] / 4_000, share, atol=0.03)
+  # Empty places come last.
+  assert (present[:, :-1] >= present[:, 1:]).all()
+
+
+def test_the_factors_are_uniform_over_the_grid_of_dsprites():
+  scenes = sample("colored_on_colored", 20_000)
+  present = scenes.shapes > 0
+  for values, num_values in (
+    (scenes.shapes - 1, 3),
+    (scenes.columns, 32),
+    (scenes.rows, 32),
+    (scenes.orientations, 40),
+    (scenes.scales, 6),
+  ):
+    shares = np.bincount(values[present], minlength=num_values) / present.sum()
+    assert len(shares) == num_values
+    # Scenes with a hidden sprite are drawn again, which disfavours small ones
+    # and the middle by little.
+    np.testing.assert_allclose(shares * num_values, 1, atol=0.12)
+
+
+def test_binarized_is_white_on_black():
+  drawn = multi_dsprites.generate(0, seed=0, variant="binarized")
+  np.testing.assert_array_equal(
+    drawn["images"][..., 0], 255 * (drawn["segments"] > 0)
+  )
+
+
+def test_colors_on_greys_are_saturated_and_bright():
+  scenes = sample("colored_on_grayscale")
+  backgrounds = scenes.backgrounds
+  assert (backgrounds == backgrounds[:, :1]).all()
+  assert backgrounds.min() < 3 and backgrounds.max() > 252
+  hsv = np.array(
+    [
+      colorsys.rgb_to_hsv(*color)
+      for color in scenes.colors.reshape(-1, 3).tolist()
+    ]
+  )
+  hue, saturation, value = hsv.T
+  assert 0.49 < saturation.min() < 0.51 and 0.99 < saturation.max() <= 1
+  assert 127 <= value.min() < 130 and 253 < value.max() <= 255
+  for uniform in (hue, 2 * saturation - 1, value / 127.5 - 1):
+    shares, _ = np.histogram(uniform, 6, (0, 1))
+    np.testing.assert_allclose(6 * shares / len(hue), 1, atol=0.05)
+
+
+def test_colors_on_colors_are_uniform_in_rgb():
+  scenes = sample("colored_on_colored")
+  for colors in (scenes.colors, scenes.backgrounds):
+    shares, _ = np.histogram(colors, 8, (0, 256))
+    np.testing.assert_allclose(8 * shares / colors.size, 1, atol=0.1)
+    assert (colors[..., 0] != colors[..., 1]).mean() > 0.9
+
+
+@pytest.mark.parametrize("shape", [SQUARE, ELLIPSE, HEART])
+def test_pictures_equal_a_transcription_pixel_by_pixel(shape):
+  rng = np.random.default_rng(shape)
+  for _ in range(12):
+    column, row = rng.choice([0, 1, 14, 30, 31], 2)
+    orientation, scale = rng.integers(40), rng.integers(6)
+    sprite = (shape, column, row, orientation, scale)
+    np.testing.assert_array_equal(draw(sprite) > 0, transcribed(*sprite))
+
+
+def test_a_square_covers_the_pixels_whose_centres_it_holds():
+  # From 16 - 9.6 to 16 + 9.6.
+  rows, columns = np.nonzero(draw((SQUARE, 0, 31, 0, 5)))
+  assert (columns.min(), columns.max()) == (6, 25)
+  assert (rows.min(), rows.max()) == (38, 57)
+  assert len(rows) == 400
+
+
+@pytest.mark.parametrize("shape", [SQUARE, ELLIPSE, HEART])
+def test_areas_are_those_of_the_outlines(shape):
+  rng = np.random.default_rng(0)
+  for scale in range(6):
+    sprites = np.stack([
+      np.full(400, shape),
+      rng.integers(0, 32, 400),
+      rng.integers(0, 32, 400),
+      np.arange(400) % 40,
+      np.full(400, scale),
+    ], axis=-1)[:, None]  # fmt: skip
+    segments = multi_dsprites.render(scenes_of(sprites))["segments"]
+    area = (segments > 0).sum(axis=(1, 2)).mean()
+    expected = AREAS[shape] * (0.5 + 0.1 * scale) ** 2
+    np.testing.assert_allclose(area, expected, rtol=0.01)
+
+
+def test_the_heart_has_the_area_and_the_tip_of_the_one_of_dsprites():
+  assert 220 < AREAS[HEART] < 230
+  rows, columns = np.nonzero(draw((HEART, 0, 0, 0, 5)))
+  widths = np.bincount(rows)[rows.min() :]
+  assert widths[-1] <= 3 < widths.max()
+  assert widths.argmax() < len(widths) / 2
+  # Two lobes above, symmetric about the centre.
+  top = columns[rows <= rows.min() + 1]
+  assert top.min() < 14 and top.max() > 17 and 15 not in top
+  np.testing.assert_allclose(columns.mean() + 0.5, 16, atol=0.1)
+
+
+def test_orientation_turns_anticlockwise():
+  for orientation in (3, 8, 16):
+    rows, columns = np.nonzero(draw((ELLIPSE, 15, 15, orientation, 5)))
+    spread = np.cov(columns, -rows)
+    direction = np.linalg.eigh(spread)[1][:, 1]
+    angle = math.atan2(direction[1], direction[0]) % math.pi
+    np.testing.assert_allclose(
+      angle, orientation * 2 * math.pi / 39 % math.pi, atol=0.03
+    )
+
+
+def test_every_sprite_lies_wholly_inside():
+  sprites = [
+    [(shape, column, row, orientation, 5)]
+    for shape in (SQUARE, ELLIPSE, HEART)
+    for column in (0, 31)
+    for row in (0, 31)
+    for orientation in range(40)
+  ]
+  segments = multi_dsprites.render(scenes_of(sprites))["segments"]
+  assert segments[:, 2:-2, 2:-2].any(axis=(1, 2)).all()
+  segments[:, 2:-2, 2:-2] = 0
+  assert not segments.any()
+
+
+def test_later_sprites_lie_on_top():
+  large, small = (SQUARE, 15, 15, 0, 5), (SQUARE, 15, 15, 0, 0)
+  above = draw(large, small)
+  assert set(np.unique(above)) == {0, 1, 2}
+  assert (above == 2).sum() == (draw(small) > 0).sum()
+  hidden = draw(small, large)
+  assert set(np.unique(hidden)) == {0, 2}
+
+
+def test_a_chunk_depends_on_seed_chunk_and_variant_alone():
+  def images(chunk, seed, variant="colored_on_colored"):
+    return multi_dsprites.generate(chunk, seed=seed, variant=variant)["images"]
+
+  first = images(3, 1)
+  images(4, 1)
+  np.testing.assert_array_equal(images(3, 1), first)
+  for other in (
+    images(4, 1),
+    images(3, 2),
+    images(1, 3),
+    images(3, 1, "colored_on_grayscale"),
+  ):
+    assert (other != first).any(axis=(1, 2, 3)).mean() > 0.99
+
+
+def test_another_variant_is_refused():
+  with pytest.raises(ValueError, match="variant='grey' is not one of binari"):
+    multi_dsprites.generate(0, seed=0, variant="grey")
+
+
+def test_2000_images_a_second():
+  start = time.process_time()
+  multi_dsprites.generate(0, seed=0, variant="colored_on_grayscale")
+  assert 1_000 / (time.process_time() - start) > 2_000
