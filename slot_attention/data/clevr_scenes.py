@@ -1,0 +1,277 @@
+"""Procedural CLEVR: scenes placed by the rules of the public generator.
+
+Objects of random size, shape, colour and material lie on the ground, neither
+too near to each other nor so that left and right or front and behind would be
+in doubt, and none of them nearly hidden (Johnson et al., 2017).
+`clevr_renderer` draws them.
+
+Letters in shapes: N scenes, M = 10 places for objects, S side of the image.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from slot_attention.data import clevr, clevr_renderer
+from slot_attention.validation import check_at_least
+
+CHUNK_SIZE = 100
+
+# Lengths in CLEVR's units.
+MAX_COORDINATE = 3.0
+MIN_DISTANCE = 0.25  # Between the circles around two objects.
+MIN_MARGIN = 0.4  # Between two centres, to the left and to the front.
+MAX_TRIES = 50  # For a place of each object, before the scene starts over.
+MIN_PIXELS = 200  # Of each object in a photograph of 320x240.
+
+CAMERA = (7.4811, -6.5076, 5.3437)
+CAMERA_JITTER = 0.5  # Uniform up to this, both ways on every axis.
+LAMPS = (
+  (6.4467, -2.9052, 4.2584),
+  (-4.6711, -4.0136, 3.0112),
+  (-1.1685, 2.6460, 5.8157),
+)
+LAMP_JITTER = 1.0
+
+# As seen from the camera before its jitter, along the ground.
+DIRECTIONS = {
+  "right": (0.6563113, 0.7544903, 0.0),
+  "behind": (-0.7544903, 0.6563113, 0.0),
+  "above": (0.0, 0.0, 1.0),
+  "left": (-0.6563113, -0.7544903, 0.0),
+  "front": (0.7544903, -0.6563113, 0.0),
+  "below": (0.0, 0.0, -1.0),
+}
+# How far one centre must be from another that way to be called so.
+RELATION_MARGIN = 0.2
+
+
+def sample(
+  numbers: Sequence[int],
+  *,
+  seed: int,
+  min_objects: int = 3,
+  max_objects: int = clevr.MAX_OBJECTS,
+) -> clevr_renderer.Scenes:
+  """Draws scenes at random.
+
+  The number of objects, the camera and the lamps of a scene are drawn once and
+  kept when its objects are placed anew, so crowded scenes are not rarer.
+
+  Args:
+    numbers: which scenes of the set, N of them; a scene does not depend on the
+      others.
+    seed: of the set.
+    min_objects: the number of objects is uniform from this ...
+    max_objects: ... to this.
+
+  Returns:
+    Scenes whose places from `num_objects` on are zero.
+
+  Raises:
+    ValueError: for a seed or numbers of objects that cannot be.
+  """
+  check_at_least("seed", seed, 0)
+  check_at_least("min_objects", min_objects, 1)
+  if not min_objects <= max_objects <= clevr.MAX_OBJECTS:
+    raise ValueError(
+      f"max_objects={max_objects} must be from min_objects={min_objects} to"
+      f" {clevr.MAX_OBJECTS}"
+    )
+  done, pending, attempt = {}, list(numbers), 0
+  while pending:
+    scenes = [
+      _sample_scene(seed, number, attempt, min_objects, max_objects)
+      for number in pending
+    ]
+    pixels = clevr_renderer.count_pixels(_stack(scenes))
+    is_good = [
+      pixels[i, : scene.num_objects].min() >= MIN_PIXELS
+      for i, scene in enumerate(scenes)
+    ]
+    for number, scene, good in zip(pending, scenes, is_good):
+      if good:
+        done[number] = scene
+    pending = [number for number in pending if number not in done]
+    attempt += 1
+  return _stack([done[number] for number in numbers])
+
+
+def generate(
+  chunk: int,
+  *,
+  seed: int,
+  crop: bool,
+  image_size: int = 128,
+  samples: int = 9,
+  min_objects: int = 3,
+  max_objects: int = clevr.MAX_OBJECTS,
+) -> dict[str, np.ndarray]:
+  """Draws one chunk of the set, N = CHUNK_SIZE examples.
+
+  Example i of the set depends on the seed and the options alone.
+
+  Args:
+    chunk: number of the chunk, from 0.
+    seed: of the set.
+    crop: whether to draw the centre of a photograph of 320x240, as for object
+      discovery, or all of one of 480x320, squashed (E.1, E.2).
+    image_size: S.
+    samples: rays per pixel.
+    min_objects: fewest objects of a scene.
+    max_objects: most objects of a scene; all numbers are as frequent.
+
+  Returns:
+    images: uint8 [N, S, S, 3];
+    segments: uint8 [N, S, S], 0 for the ground, m + 1 for object m;
+    targets: float32 [N, M, 19], see `clevr.encode_targets`; an object outside
+      the image has targets like any other.
+
+  Raises:
+    ValueError: for an option that cannot be.
+  """
+  check_at_least("chunk", chunk, 0)
+  check_at_least("image_size", image_size, 1)
+  check_at_least("samples", samples, 1)
+  scenes = sample(
+    range(chunk * CHUNK_SIZE, (chunk + 1) * CHUNK_SIZE),
+    seed=seed,
+    min_objects=min_objects,
+    max_objects=max_objects,
+  )
+  framing = clevr_renderer.CENTRE if crop else clevr_renderer.WHOLE
+  images, segments = clevr_renderer.render(
+    scenes, framing=framing, image_size=image_size, samples=samples
+  )
+  is_object = np.arange(clevr.MAX_OBJECTS) < scenes.num_objects[:, None]
+  targets = clevr.encode_targets(scenes.coords, scenes.classes, is_object)
+  return {"images": images, "segments": segments, "targets": targets}
+
+
+def annotations(
+  scenes: clevr_renderer.Scenes, *, width: int = 480, height: int = 320
+) -> list[dict[str, Any]]:
+  """Describes scenes with the fields of CLEVR's scene files.
+
+  Args:
+    scenes: N of them.
+    width: of the photograph that pixel_coords (column, row, and distance along
+      the camera's axis) are of.
+    height: of that photograph.
+
+  Returns:
+    For each scene a dict of what JSON can hold.
+  """
+  described = []
+  for index in range(len(scenes.num_objects)):
+    scene = jax.tree.map(lambda x: x[index], scenes)  # noqa: B023
+    num_objects = int(scene.num_objects)
+    coords = scene.coords[:num_objects]
+    pixel_coords = clevr_renderer.project(
+      scene.camera, coords, width=width, height=height
+    )
+    objects = [
+      {
+        **{
+          name: names[scene.classes[name][m]]
+          for name, names in clevr.PROPERTIES.items()
+        },
+        "3d_coords": coords[m].tolist(),
+        "rotation": float(scene.rotations[m]),
+        "pixel_coords": [
+          round(float(pixel_coords[m, 0])),
+          round(float(pixel_coords[m, 1])),
+          float(pixel_coords[m, 2]),
+        ],
+      }
+      for m in range(num_objects)
+    ]
+    described.append(
+      {
+        "image_index": index,
+        "objects": objects,
+        "directions": {name: list(d) for name, d in DIRECTIONS.items()},
+        "relationships": _relationships(coords),
+      }
+    )
+  return described
+
+
+def _relationships(coords):
+  """For each direction and object those that lie that way from it."""
+  offsets = coords - coords[:, None]
+  return {
+    name: [
+      np.flatnonzero(row > RELATION_MARGIN).tolist()
+      for row in offsets @ np.array(direction)
+    ]
+    for name, direction in DIRECTIONS.items()
+    if name not in ("above", "below")
+  }
+
+
+def _sample_scene(seed, number, attempt, min_objects, max_objects):
+  """One scene, which may yet be rejected; no axis N."""
+  rng = np.random.default_rng([seed, number])
+  num_objects = rng.integers(min_objects, max_objects + 1)
+  camera = CAMERA + rng.uniform(-CAMERA_JITTER, CAMERA_JITTER, 3)
+  lamps = LAMPS + rng.uniform(-LAMP_JITTER, LAMP_JITTER, (3, 3))
+  noise_seed = rng.integers(2**32, dtype=np.uint32)
+
+  rng = np.random.default_rng([seed, number, 1 + attempt])
+  sizes, coords = _place_objects(rng, num_objects)
+  classes = {
+    name: rng.integers(len(names), size=num_objects)
+    for name, names in clevr.PROPERTIES.items()
+  }
+  classes["size"] = sizes
+  rotations = rng.uniform(0, 360, num_objects)
+
+  def pad(array, dtype):
+    padded = np.zeros((clevr.MAX_OBJECTS, *array.shape[1:]), dtype)
+    padded[:num_objects] = array
+    return padded
+
+  return clevr_renderer.Scenes(
+    coords=pad(coords, np.float32),
+    rotations=pad(rotations, np.float32),
+    classes={name: pad(array, np.int32) for name, array in classes.items()},
+    num_objects=np.int32(num_objects),
+    camera=camera.astype(np.float32),
+    lamps=lamps.astype(np.float32),
+    noise_seed=noise_seed,
+  )
+
+
+def _place_objects(rng, num_objects):
+  """Sizes int [num_objects] and centres float [num_objects, 3]."""
+  axes = np.array([DIRECTIONS["left"], DIRECTIONS["front"]]).T
+  sizes, coords = [], []
+  tries = 0
+  while len(coords) < num_objects:
+    if tries == 0:
+      size = rng.integers(len(clevr_renderer.RADII))
+      radius = clevr_renderer.RADII[size]
+    tries += 1
+    if tries > MAX_TRIES:
+      sizes, coords, tries = [], [], 0
+      continue
+    center = rng.uniform(-MAX_COORDINATE, MAX_COORDINATE, 2)
+    center = np.append(center, radius)
+    if coords:
+      offsets = center - coords
+      gaps = np.linalg.norm(offsets[:, :2], axis=1) - radius
+      gaps -= clevr_renderer.RADII[sizes]
+      margins = np.abs(offsets @ axes)
+      if gaps.min() < MIN_DISTANCE or margins.min() < MIN_MARGIN:
+        continue
+    sizes.append(size)
+    coords.append(center)
+    tries = 0
+  return np.array(sizes), np.array(coords)
+
+
+def _stack(scenes):
+  return jax.tree.map(lambda *arrays: np.stack(arrays), *scenes)
