@@ -39,6 +39,12 @@ RECORD_CLASSES = {
   ),
 }  # fmt: skip
 
+# Class name to its number in the targets.
+_NUMBERS = {
+  name: {class_: number for number, class_ in enumerate(classes)}
+  for name, classes in clevr.PROPERTIES.items()
+}
+
 Chunk = dict[str, np.ndarray]
 
 
@@ -272,8 +278,8 @@ def _scene_target(objects: Sequence[Mapping[str, Any]]) -> np.ndarray:
   }
   for place, item in enumerate(objects):
     coords[0, place] = item["3d_coords"]
-    for name, names in clevr.PROPERTIES.items():
-      classes[name][0, place] = names.index(item[name])
+    for name, numbers in _NUMBERS.items():
+      classes[name][0, place] = numbers[item[name]]
   is_object = np.arange(clevr.MAX_OBJECTS)[None] < len(objects)
   return clevr.encode_targets(coords, classes, is_object)[0]
 
@@ -372,6 +378,6 @@ def _record_targets(chunk, path):
         f"{path} has an object whose {name} is of code {codes.min()} or"
         f" {codes.max()}, but the codes are 1 to {len(names)}"
       )
-    numbers = [clevr.PROPERTIES[name].index(class_) for class_ in names]
-    classes[name] = np.array(numbers)[codes - 1]
+    by_code = np.array([_NUMBERS[name][class_] for class_ in names])
+    classes[name] = by_code[codes - 1]
   return clevr.encode_targets(coords, classes, is_object)

@@ -254,8 +254,8 @@ def _fetch(url, partial):
     free = shutil.disk_usage(partial.parent).free
     if response.length > free:
       raise OSError(
-        f"{response.length / 1e9:.2f} GB are to come, but only"
-        f" {free / 1e9:.2f} GB are free"
+        f"{response.length / 1e6:,.1f} MB are to come, but only"
+        f" {free / 1e6:,.1f} MB are free"
       )
     with (
       partial.open("ab" if start else "wb") as file,
