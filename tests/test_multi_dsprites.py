@@ -88,6 +88,15 @@ def test_a_chunk_has_images_and_segments_that_agree(variant):
       assert len(np.unique(image[segment == i], axis=0)) == 1
 
 
+def test_no_sprite_is_wholly_hidden():
+  # So many that some scenes are drawn more than twice.
+  scenes = sample("colored_on_grayscale", 10_000)
+  segments = multi_dsprites.render(scenes)["segments"]
+  for p in range(5):
+    visible = (segments == p + 1).any(axis=(1, 2))
+    np.testing.assert_array_equal(visible, scenes.shapes[:, p] > 0)
+
+
 @pytest.mark.parametrize("variant", multi_dsprites.VARIANTS)
 def test_the_number_of_sprites_is_uniform_over_its_range(variant):
   scenes = sample(variant)
@@ -160,6 +169,13 @@ def test_pictures_equal_a_transcription_pixel_by_pixel(shape):
     column, row = rng.choice([0, 1, 14, 30, 31], 2)
     orientation, scale = rng.integers(40), rng.integers(6)
     sprite = (shape, column, row, orientation, scale)
+    np.testing.assert_array_equal(draw(sprite) > 0, transcribed(*sprite))
+
+
+def test_the_corners_of_a_turned_square_are_drawn():
+  # Of all outlines these reach farthest from the pixel of their centre.
+  for column, row in ((0, 7), (0, 24), (7, 0), (24, 0), (30, 7), (7, 30)):
+    sprite = (SQUARE, column, row, 5, 5)
     np.testing.assert_array_equal(draw(sprite) > 0, transcribed(*sprite))
 
 

@@ -337,6 +337,7 @@ def test_a_server_without_ranges_begins_again(tmp_path, behavior):
   (tmp_path / "some.tfrecords.partial").write_bytes(CONTENT[:1_000_000])
   multi_object_records.download("tetrominoes", tmp_path)
   assert files_of(tmp_path) == {"some.tfrecords": CONTENT}
+  assert len(behavior.ranges) == 1
 
 
 @pytest.mark.parametrize(

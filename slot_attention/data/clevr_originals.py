@@ -83,8 +83,8 @@ def read_folder(
     CLEVR_v1.0 as it is unpacked, with images/SPLIT/ and
       scenes/CLEVR_SPLIT_scenes.json. Its examples are those of train without
       the first 512, then those of val, as far as these splits are there; `test`
-      has no scenes. If there is a folder masks/SPLIT/, it holds a mask of the
-      same name for every image.
+      has no scenes. There may be folders masks/SPLIT/, for all of these splits,
+      with a mask of the same name for every image.
     scenes.json beside images and masks, whose scenes name them in
       `image_filename` and, if there are masks, in `mask_filename`.
   A mask is a PNG of one channel: 0 background, e for object e of the scene,
@@ -133,7 +133,8 @@ def read_tfds(
   Raises:
     ImportError: if TensorFlow or TensorFlow Datasets is not installed.
     FileNotFoundError: if it is not prepared.
-    ValueError: by the iterator, if there are fewer examples.
+    ValueError: by the iterator, if there are fewer examples, or a file is
+      damaged.
   """
   try:
     import tensorflow as tf
