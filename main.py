@@ -26,8 +26,9 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   "mode",
   "train",
-  ["train", "eval"],
-  "Train, and evaluate at the end; or evaluate the newest checkpoint.",
+  ["train", "eval", "sweep"],
+  "Train, and evaluate at the end; or evaluate the newest checkpoint; or"
+  " evaluate it with other numbers of iterations and slots.",
 )
 
 # Exit codes: 75 is EX_TEMPFAIL of sysexits.h, "try again".
@@ -67,10 +68,12 @@ def _run():
     config = checkpoints.load_config(workdir)
   # Only has an effect before the first use of a device, and on CPUs.
   jax.config.update("jax_num_cpu_devices", config.num_cpu_devices)
-  if _MODE.value == "train":
-    train.train(config, workdir)
-  else:
-    evaluate.evaluate_run(workdir, config)
+  modes = {
+    "train": lambda: train.train(config, workdir),
+    "eval": lambda: evaluate.evaluate_run(workdir, config),
+    "sweep": lambda: evaluate.sweep_run(workdir, config),
+  }
+  modes[_MODE.value]()
 
 
 def _config_name(path):

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 500
   config.num_cpu_devices = 2
 
+  config.data.num_examples = 20_320
   config.data.num_train = 20_000
   config.data.procedural.shapes = (19,)
   config.data.procedural.image_size = 16

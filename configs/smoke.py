@@ -16,9 +16,16 @@ def get_config(name: str = "quickstart") -> ConfigDict:
   config.eval_every = 3
   config.eval_batch_size = 8
   config.checkpoint_every = 3
+  config.data.source = "procedural"
+  config.data.num_examples = 64
   config.data.num_train = 32
   config.data.num_eval = 12
   model = config.model
+  if "image_size" in config.data.preprocessing:
+    config.data.preprocessing.image_size //= 4
+    config.data.procedural.samples = 1
+    if "decoder" in model:
+      model.decoder.broadcast_size = (2, 2)
   model.encoder.features = (8,) * len(model.encoder.features)
   if "decoder" in model:
     model.decoder.features = (8,) * len(model.decoder.features)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   config = ConfigDict()
   config.task = "object_discovery"
+  config.loss = ConfigDict()  # Reconstruction; no options.
   config.seed = 0
 
   config.batch_size = 64  # Over all devices.
@@ -41,11 +42,15 @@ def get_config() -> ConfigDict:
       "source": "procedural",  # Or "original", read from path.
       "path": "",
       "data_dir": "data",
-      "num_train": 60_000,
-      "num_eval": 320,
-      "max_objects": 3,
+      "num_examples": 60_320,  # To prepare; larger sets serve as well.
+      "num_train": 60_000,  # The first.
+      "num_eval": 320,  # Right after those.
+      "max_objects": 3,  # Images with more are left out.
+      "grayscale": False,
+      "preprocessing": {},
       "procedural": {
         "seed": 0,
+        "num_objects": 3,
         "image_size": 35,
         "block_size": 5,
         "min_gap": 0,

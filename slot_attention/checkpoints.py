@@ -243,24 +243,3 @@ def _flatten(tree, prefix=""):
     else:
       flat[prefix + name] = value
   return flat
-
-
-def _check_fit(task, params, source):
-  """Raises a ValueError that names the parameters of another shape."""
-
-  def shapes(tree):
-    return {
-      jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-  there = shapes(params)
-  here = shapes(jax.eval_shape(task.init, jax.random.key(0)))
-  wrong = [
-    f"{name} is {there.get(name, 'missing')} there, {here.get(name, 'missing')}"
-    " in the config's model"
-    for name in sorted({**there, **here})
-    if there.get(name) != here.get(name)
-  ]
-  if wrong:
-    raise ValueError(f"{source} does not fit: " + "; ".join(wrong))

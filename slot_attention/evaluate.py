@@ -1,6 +1,8 @@
 """From parameters to the paper's numbers."""
 
 from collections.abc import Callable
+import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,16 @@ import jax
 import ml_collections
 import numpy as np
 
-from slot_attention import checkpoints, parallel, tasks
+from slot_attention import checkpoints, parallel, tasks, visualization
 from slot_attention.data import batches, prepare, store
+from slot_attention.progress import progress_bar
 
 # Evaluation noise is fixed: the initial slots of an example are the same in
 # every evaluation of every run.
 _SLOTS_KEY_SEED = 0
+
+# Iterations T of a sweep; the paper goes from 1 (Figure 12) to 7 (Figure 5).
+SWEPT_ITERATIONS = range(1, 8)
 
 # Examples in a picture.
 _NUM_PICTURES = 4
@@ -34,27 +40,50 @@ def make_evaluator(
   Returns:
     A function of replicated parameters that returns the metrics.
   """
+  measure = _make_measurer(task, split, batch_size, placement)
+  return lambda params: _summarize(task, measure(params))
+
+
+def _make_measurer(task, split, batch_size, placement):
+  """Compiles what measures every example, `task.measure`, on the host."""
+  if task.needs not in split.arrays:
+    raise ValueError(
+      f"the data has no {task.needs}, which this task needs; see data.name"
+    )
   parallel.check_divisible("eval_batch_size", batch_size)
   feeder = batches.Feeder(split, placement)
 
-  @parallel.data_parallel
-  def measure(params, batch):
-    batch = tasks.normalize(batch)
-    outputs = task.apply(params, batch, jax.random.key(_SLOTS_KEY_SEED))
-    return task.measure(outputs, batch)
-
-  def evaluate(params):
-    collected = task.metrics.empty()
-    for batch, size in feeder.eval_batches(batch_size):
-      measured = parallel.unshard(measure(params, batch))
-      collected = collected.merge(
-        task.metrics.single_from_model_output(
-          **{name: values[:size] for name, values in measured.items()}
-        )
+  @functools.cache
+  def compiled(num_slots, num_iterations):
+    @parallel.data_parallel
+    def measure(params, batch):
+      batch = tasks.normalize(batch)
+      outputs = task.apply(
+        params,
+        batch,
+        jax.random.key(_SLOTS_KEY_SEED),
+        num_slots=num_slots,
+        num_iterations=num_iterations,
       )
-    return _flatten(collected.compute())
+      return task.measure(outputs, batch)
 
-  return evaluate
+    return measure
+
+  def measure(params, *, num_slots=None, num_iterations=None):
+    step = compiled(num_slots, num_iterations)
+    parts = []
+    for batch, size in feeder.eval_batches(batch_size):
+      measured = parallel.unshard(step(params, batch))
+      parts.append({name: x[:size] for name, x in measured.items()})
+    return {
+      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
+
+  return measure
+
+
+def _summarize(task, measured):
+  return _flatten(task.metrics(measured).compute())
 
 
 def evaluate_run(
@@ -69,11 +98,7 @@ def evaluate_run(
   Returns:
     The metrics; they are also written, see `report`.
   """
-  run = checkpoints.load_run(workdir)
-  task = tasks.make_task(config)
-  data = prepare.load(**config.data)
-  checkpoints.check_fit(run.params, task, data.image_shape)
-  params = parallel.replicate(run.params)
+  task, data, params, step = _load(workdir, config)
   evaluate = make_evaluator(
     task,
     data.splits["eval"],
@@ -81,8 +106,121 @@ def evaluate_run(
     placement=config.data_placement,
   )
   metrics = evaluate(params)
-  report(workdir, config, task, params, data, run.step, metrics)
+  report(workdir, config, task, params, data, step, metrics)
   return metrics
+
+
+def sweep_run(
+  workdir: Path, config: ml_collections.ConfigDict
+) -> list[dict[str, float]]:
+  """Evaluates the newest checkpoint with other T and K, without training.
+
+  Three sweeps: over T (Figures 5 centre, 12); over T for images of each number
+  N of objects (Figures 21, 22); and over N with as many slots as fit N, that is
+  with the config's slots beyond data.max_objects (Figure 5 right, where K = N).
+  For numbers of objects that the run has not seen, set data.max_objects.
+
+  Args:
+    workdir: of the run.
+    config: the run's own, or one with other data.
+
+  Returns:
+    A row for each evaluation: "sweep", "num_iterations", "num_slots",
+    "num_objects" (0 for images of all), "num_examples", and the metrics. They
+    are also written into the folder of `report` as sweep.json and sweep.png.
+  """
+  if "slot_attention" not in config.model:
+    raise ValueError("only Slot Attention has iterations and slots to sweep")
+  trained = checkpoints.load_config(workdir)
+  spare_slots = (
+    trained.model.slot_attention.num_slots - trained.data.max_objects
+  )
+  task, data, params, step = _load(workdir, config)
+  split = data.splits["eval"]
+  num_objects = split.num_objects
+  counts = np.unique(num_objects).tolist()
+  slots = config.model.slot_attention.num_slots
+  iterations = config.model.slot_attention.num_iterations
+
+  def measurer(split):
+    return _make_measurer(
+      task, split, config.eval_batch_size, config.data_placement
+    )
+
+  rows = []
+
+  def add(sweep, measured, num_iterations, num_slots, count):
+    rows.append(
+      {
+        "sweep": sweep,
+        "num_iterations": num_iterations,
+        "num_slots": num_slots,
+        "num_objects": count,
+        "num_examples": len(measured["loss"]),
+        **_summarize(task, measured),
+      }
+    )
+
+  with progress_bar(
+    total=len(SWEPT_ITERATIONS) + len(counts), desc="sweeping", unit="pass"
+  ) as progress:
+    measure = measurer(split)
+    for t in SWEPT_ITERATIONS:
+      measured = measure(params, num_iterations=t)
+      add("iterations", measured, t, slots, 0)
+      for count in counts:
+        of_count = {k: v[num_objects == count] for k, v in measured.items()}
+        add("objects", of_count, t, slots, count)
+      progress.update()
+    for count in counts:
+      part = dataclasses.replace(
+        split, examples=split.examples[num_objects == count]
+      )
+      num_slots = max(1, count + spare_slots)
+      measured = measurer(part)(params, num_slots=num_slots)
+      add("slots", measured, iterations, num_slots, count)
+      progress.update()
+
+  folder = _folder(workdir, config)
+  result = {"step": step, "rows": rows, "data": data.description}
+  _write_json(folder / "sweep.json", result)
+  _draw_sweep(folder / "sweep.png", rows, iterations, slots)
+  print(f"{folder / 'sweep.json'}\n{folder / 'sweep.png'}")
+  return rows
+
+
+def _draw_sweep(path, rows, num_iterations, num_slots):
+  names = [name for name in rows[0] if name.startswith(("ap_", "fg_", "attn_"))]
+
+  def curves(sweep, key, **fixed):
+    chosen = [
+      row
+      for row in rows
+      if row["sweep"] == sweep and all(row[k] == v for k, v in fixed.items())
+    ]
+    return {name: [(row[key], row[name]) for row in chosen] for name in names}
+
+  visualization.draw_curves(
+    path,
+    {
+      f"iterations T (K = {num_slots})": curves("iterations", "num_iterations"),
+      f"objects (T = {num_iterations}, K = {num_slots})": curves(
+        "objects", "num_objects", num_iterations=num_iterations
+      ),
+      f"objects (T = {num_iterations}, K follows them)": curves(
+        "slots", "num_objects"
+      ),
+    },
+  )
+
+
+def _load(workdir, config):
+  """Task, data, replicated parameters and step of a run's newest checkpoint."""
+  run = checkpoints.load_run(workdir)
+  task = tasks.make_task(config)
+  data = prepare.load(config.data)
+  checkpoints.check_fit(run.params, task, data.image_shape)
+  return task, data, parallel.replicate(run.params), run.step
 
 
 def report(
@@ -90,7 +228,7 @@ def report(
   config: ml_collections.ConfigDict,
   task: tasks.Task,
   params: Any,
-  data: store.Store,
+  data: prepare.Data,
   step: int,
   metrics: dict[str, float],
 ) -> None:
@@ -108,24 +246,18 @@ def report(
     step: of the checkpoint.
     metrics: of the evaluation.
   """
-  folder = workdir / f"eval_{config.data.name}_{config.data.source}"
-  folder.mkdir(exist_ok=True)
+  folder = _folder(workdir, config)
   split = data.splits["eval"]
   result = {
     "step": step,
-    "num_examples": len(split["images"]),
+    "num_examples": len(split),
     **metrics,
     "data": data.description,
   }
-  (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
+  _write_json(folder / "metrics.json", result)
 
-  examples = np.arange(min(_NUM_PICTURES, len(split["images"])))
-  batch = tasks.normalize(
-    {
-      "example_ids": examples,
-      **{name: array[examples] for name, array in split.items()},
-    }
-  )
+  examples = np.arange(min(_NUM_PICTURES, len(split)))
+  batch = tasks.normalize({"example_ids": examples, **split.take(examples)})
   outputs = jax.jit(task.apply)(
     parallel.unreplicate(params), batch, jax.random.key(_SLOTS_KEY_SEED)
   )
@@ -139,6 +271,16 @@ def report(
     print(f"  {name:<12} {value:.4f}")
   for path in pictures:
     print(f"  picture      {path}")
+
+
+def _folder(workdir, config):
+  folder = workdir / f"eval_{config.data.name}_{config.data.source}"
+  folder.mkdir(exist_ok=True)
+  return folder
+
+
+def _write_json(path, value):
+  path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _flatten(computed):

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from slot_attention.metrics import COORDINATES
+
 
 def reconstruction_loss(
   recon_combined: jax.Array, images: jax.Array
@@ -31,8 +33,18 @@ def match(costs: jax.Array) -> tuple[jax.Array, jax.Array]:
   return jax.vmap(optax.assignment.hungarian_algorithm)(costs)
 
 
+def matching_costs(
+  predictions: jax.Array, targets: jax.Array, *, coordinate_scale: float = 1.0
+) -> jax.Array:
+  """Cost of every pair, [B, K, M]; see `hungarian_huber_loss`."""
+  scale = jnp.ones(predictions.shape[-1]).at[COORDINATES].set(coordinate_scale)
+  difference = predictions[:, :, None] - targets[:, None, :]
+  scaled = difference * scale[None, None, None]
+  return jnp.mean(optax.losses.huber_loss(scaled, delta=1.0), axis=-1)
+
+
 def hungarian_huber_loss(
-  predictions: jax.Array, targets: jax.Array
+  predictions: jax.Array, targets: jax.Array, *, coordinate_scale: float = 1.0
 ) -> jax.Array:
   """Huber loss (delta 1) under the best matching (E.4).
 
@@ -43,15 +55,14 @@ def hungarian_huber_loss(
   Args:
     predictions: [B, K, P].
     targets: [B, M, P].
+    coordinate_scale: the three coordinates, in [0, 1], are stretched to
+      [0, coordinate_scale] first, which gives them more weight (Figure 23).
 
   Returns:
     [B].
   """
-  costs = jnp.mean(
-    optax.losses.huber_loss(
-      predictions[:, :, None], targets[:, None, :], delta=1.0
-    ),
-    axis=-1,
+  costs = matching_costs(
+    predictions, targets, coordinate_scale=coordinate_scale
   )
   rows, columns = match(jax.lax.stop_gradient(costs))
   pairs = jax.vmap(lambda cost, row, column: cost[row, column])(

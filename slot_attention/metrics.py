@@ -90,6 +90,52 @@ def foreground_ari(
   )
 
 
+def map_size(num_inputs: int, height: int, width: int) -> tuple[int, int]:
+  """Height and width of the feature map of an image.
+
+  Args:
+    num_inputs: N, places in the map.
+    height: of the image, whose proportions the map has.
+    width: of the image.
+
+  Raises:
+    ValueError: if N inputs do not make a map of those proportions.
+  """
+  h = round((num_inputs * height / width) ** 0.5)
+  w = round(h * width / height)
+  if h * w != num_inputs:
+    raise ValueError(
+      f"{num_inputs} inputs are no map of a {height}x{width} image"
+    )
+  return h, w
+
+
+def attention_ari(
+  attn: jax.Array, segments: jax.Array, *, num_segments: int
+) -> jax.Array:
+  """`adjusted_rand_index` of attention: an input belongs to its largest slot.
+
+  The segments are scaled down to the feature map, by the nearest pixel
+  (Section 4.2: to 32x32).
+
+  Args:
+    attn: [B, N, K] of one iteration.
+    segments: int [B, H, W], 0 is background.
+    num_segments: upper bound of the ids in segments, background included.
+
+  Returns:
+    float32 [B].
+  """
+  batch_size, num_inputs, num_slots = attn.shape
+  size = map_size(num_inputs, *segments.shape[1:])
+  return adjusted_rand_index(
+    jax.image.resize(segments, (batch_size, *size), "nearest"),
+    jnp.argmax(attn, axis=-1).reshape(batch_size, *size),
+    num_true=num_segments,
+    num_pred=num_slots,
+  )
+
+
 def average_precision(
   predictions: np.ndarray,
   targets: np.ndarray,
@@ -181,3 +227,12 @@ class SetPredictionMetrics(metrics.Collection):
 
   loss: metrics.Average.from_output("loss")
   ap: AveragePrecision
+
+
+@flax.struct.dataclass
+class SetPredictionWithMasksMetrics(metrics.Collection):
+  """The same where masks are known, and the mean ARI of the attention."""
+
+  loss: metrics.Average.from_output("loss")
+  ap: AveragePrecision
+  attn_ari: metrics.Average.from_output("attn_ari")

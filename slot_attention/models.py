@@ -311,14 +311,21 @@ class SetPrediction(nn.Module):
       **kwargs: as those of `ObjectDiscovery`.
 
     Returns:
-      The dict of `SlotAttention` (of the Slot MLP: only "slots") and
-      "predictions" [B, K, num_outputs].
+      The dict of `SlotAttention` (of the Slot MLP: only "slots"), and
+        predictions: [B, K, num_outputs] of the slots;
+        predictions_per_iteration: [B, T, K, num_outputs] of the slots after
+          every iteration (not of the Slot MLP).
     """
     outputs = _slots(self.slot_attention, self.encoder(images), kwargs)
-    return {**outputs, "predictions": self.classify(outputs["slots"])}
+    outputs["predictions"] = self.classify(outputs["slots"])
+    if "slots_per_iteration" in outputs:
+      outputs["predictions_per_iteration"] = self.classify(
+        outputs["slots_per_iteration"][:, 1:]
+      )
+    return outputs
 
   def classify(self, slots: jax.Array) -> jax.Array:
-    """Predictions [B, K, num_outputs] of slots [B, K, D], for Table 2."""
+    """Predictions [..., K, num_outputs] of slots [..., K, D]."""
     return self.classifier(slots)
 
 

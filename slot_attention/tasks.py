@@ -5,6 +5,7 @@ A new task is one more function here and an entry in `TASKS`.
 
 from collections.abc import Callable
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ import ml_collections
 
 from slot_attention import losses, metrics, models, visualization
 from slot_attention.attention import SlotAttention
-from slot_attention.validation import check_choice
+from slot_attention.data import clevr
+from slot_attention.validation import (
+  check_at_least,
+  check_choice,
+  check_fields,
+)
 
 Arrays = dict[str, jax.Array]
 
@@ -27,18 +33,21 @@ class Task:
 
   Attributes:
     model: takes images [B, H, W, C] in [-1, 1], returns a dict of outputs.
+    needs: array of a data set without which the task cannot be done.
     loss: outputs and normalised batch to the loss of every example, [B].
     measure: outputs and normalised batch to the arrays [B, ...] from which
-      `metrics` are computed.
-    metrics: clu collection over what `measure` returns.
+      metrics are computed.
+    metrics: what `measure` returns, of any number of examples, to a clu
+      collection.
     draw: writes pictures of outputs and normalised batch into a folder and
       returns their paths.
   """
 
   model: nn.Module
+  needs: str
   loss: Callable[[Arrays, Arrays], jax.Array]
   measure: Callable[[Arrays, Arrays], Arrays]
-  metrics: type[clu_metrics.Collection]
+  metrics: Callable[[Arrays], clu_metrics.Collection]
   draw: Callable[[Path, Arrays, Arrays], list[Path]]
 
   def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
@@ -103,28 +112,83 @@ def object_discovery(
       slot_attention=_build_slot_attention(model),
       decoder=_build(models.SpatialBroadcastDecoder, model, "decoder"),
     ),
+    needs="segments",
     loss=loss,
     measure=measure,
-    metrics=metrics.ObjectDiscoveryMetrics,
+    metrics=lambda measured: (
+      metrics.ObjectDiscoveryMetrics.single_from_model_output(**measured)
+    ),
     draw=draw,
   )
 
 
 def set_prediction(
-  model: ml_collections.ConfigDict, *, max_objects: int
+  model: ml_collections.ConfigDict,
+  *,
+  max_objects: int,
+  use_all_iterations: bool,
+  coordinate_scale: float,
 ) -> Task:
-  """Predict the properties of all objects (Section 4.2)."""
-  del max_objects  # The targets are padded to it.
+  """Predict the properties of all objects (Section 4.2).
+
+  Args:
+    model: the config's section.
+    max_objects: in an image.
+    use_all_iterations: whether the loss is the mean of those after every
+      iteration, and not that after the last one (Figure 23).
+    coordinate_scale: see `losses.hungarian_huber_loss`.
+  """
+  if use_all_iterations and "slot_mlp" in model:
+    raise ValueError(
+      "config.loss.use_all_iterations=True: the Slot MLP has no iterations"
+    )
+  check_at_least("config.loss.coordinate_scale", coordinate_scale, 0)
 
   def loss(outputs, batch):
-    return losses.hungarian_huber_loss(outputs["predictions"], batch["targets"])
+    def loss_of(predictions):
+      return losses.hungarian_huber_loss(
+        predictions, batch["targets"], coordinate_scale=coordinate_scale
+      )
+
+    if use_all_iterations:
+      per_iteration = jax.vmap(loss_of, in_axes=1)
+      return jnp.mean(
+        per_iteration(outputs["predictions_per_iteration"]), axis=0
+      )
+    return loss_of(outputs["predictions"])
 
   def measure(outputs, batch):
-    return {
+    measured = {
       "loss": loss(outputs, batch),
       "predictions": outputs["predictions"],
       "targets": batch["targets"],
     }
+    if "attn" in outputs and "segments" in batch:
+      measured["attn_ari"] = metrics.attention_ari(
+        outputs["attn"][:, -1],
+        batch["segments"],
+        num_segments=max_objects + 1,
+      )
+    return measured
+
+  def collect(measured):
+    kind = metrics.SetPredictionMetrics
+    if "attn_ari" in measured:
+      kind = metrics.SetPredictionWithMasksMetrics
+    return kind.single_from_model_output(**measured)
+
+  def draw(folder, outputs, batch):
+    if "predictions_per_iteration" not in outputs:
+      return []
+    path = folder / "predictions.png"
+    visualization.draw_predictions(
+      path,
+      batch["images"],
+      batch["targets"],
+      outputs["predictions_per_iteration"],
+      clevr.PROPERTIES,
+    )
+    return [path, *_draw_attention(folder, outputs, batch)]
 
   return Task(
     model=models.SetPrediction(
@@ -132,10 +196,11 @@ def set_prediction(
       slot_attention=_build_slot_attention(model),
       classifier=_build(models.SetPredictor, model, "classifier"),
     ),
+    needs="targets",
     loss=loss,
     measure=measure,
-    metrics=metrics.SetPredictionMetrics,
-    draw=_draw_attention,
+    metrics=collect,
+    draw=draw,
   )
 
 
@@ -149,11 +214,14 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
   """The task that a config describes.
 
   Raises:
-    ValueError: if there is no such task, or a field of config.model is
-      missing, unknown or out of range.
+    ValueError: if there is no such task, or a field of config.loss or of
+      config.model is missing, unknown or out of range.
   """
   check_choice("task", config.task, tuple(TASKS))
-  return TASKS[config.task](config.model, max_objects=config.data.max_objects)
+  make = TASKS[config.task]
+  options = set(inspect.signature(make).parameters) - {"model", "max_objects"}
+  check_fields("config.loss", config.loss, options)
+  return make(config.model, max_objects=config.data.max_objects, **config.loss)
 
 
 def _build_slot_attention(model):
@@ -168,15 +236,7 @@ def _build(module, model, section):
     raise ValueError(f"config.model has no section {section}")
   fields = {field.name for field in dataclasses.fields(module) if field.init}
   fields -= {"parent", "name"}
-  given = set(model[section])
-  if given != fields:
-    raise ValueError(
-      f"config.model.{section}: "
-      + ", ".join(
-        [f"{name} is missing" for name in sorted(fields - given)]
-        + [f"{name} is unknown" for name in sorted(given - fields)]
-      )
-    )
+  check_fields(f"config.model.{section}", model[section], fields)
   try:
     return module(**model[section])
   except (TypeError, ValueError) as error:

@@ -18,9 +18,9 @@ import optax
 from slot_attention import checkpoints, evaluate, parallel, tasks, writers
 from slot_attention.data import batches, prepare
 from slot_attention.progress import progress_bar
-from slot_attention.validation import check_at_least, check_choice
+from slot_attention.validation import check_at_least, check_choice, check_fields
 
-# Every field of a config beside task, data and model: type and least value.
+# Every field of a config beside task, data, model, loss: type and least value.
 _FIELDS = {
   "seed": (int, 0),
   "batch_size": (int, 1),
@@ -151,7 +151,11 @@ def train(
   _check_config(config)
   task = tasks.make_task(config)
   checkpoints.check_workdir(workdir, config)
-  data = prepare.load(**config.data)
+  data = prepare.load(config.data)
+  if not len(data.splits["train"]):
+    raise ValueError(
+      f"data.num_train={config.data.num_train} leaves nothing to train on"
+    )
 
   schedule = learning_rate_schedule(
     learning_rate=config.learning_rate,
@@ -258,11 +262,7 @@ def train(
 
 def _check_config(config):
   """Raises a ValueError if a field is missing, unknown, or has a bad value."""
-  fields = {"task", "data", "model", *_FIELDS}
-  if set(config) != fields:
-    problems = [f"{name} is missing" for name in sorted(fields - set(config))]
-    problems += [f"{name} is unknown" for name in sorted(set(config) - fields)]
-    raise ValueError("config: " + ", ".join(problems))
+  check_fields("config", config, {"task", "data", "model", "loss", *_FIELDS})
   for name, (kind, least) in _FIELDS.items():
     if type(config[name]) is not kind:
       raise ValueError(

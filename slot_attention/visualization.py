@@ -5,10 +5,20 @@ there; the others turn arrays into picture arrays. Letters in shapes: B images,
 H and W, C colour channels, T iterations, N = h w inputs, K slots.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+
+from slot_attention import losses
+from slot_attention.metrics import (
+  CATEGORIES,
+  COORDINATE_RANGE,
+  COORDINATES,
+  REAL_OBJECT,
+  map_size,
+)
 
 
 def to_picture(images: np.ndarray) -> np.ndarray:
@@ -53,16 +63,9 @@ def attention_maps(attn: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
   Raises:
     ValueError: if N inputs do not make a map of those proportions.
   """
-  height, width = image_size
   batch_size, num_iterations, num_inputs, num_slots = attn.shape
-  h = round((num_inputs * height / width) ** 0.5)
-  if h * round(h * width / height) != num_inputs:
-    raise ValueError(
-      f"{num_inputs} inputs are no map of a {height}x{width} image"
-    )
-  maps = np.asarray(attn).reshape(
-    batch_size, num_iterations, h, num_inputs // h, num_slots
-  )
+  size = map_size(num_inputs, *image_size)
+  maps = np.asarray(attn).reshape(batch_size, num_iterations, *size, num_slots)
   return np.moveaxis(maps, -1, 2)
 
 
@@ -115,18 +118,127 @@ def draw_attention(path: Path, images: jax.Array, attn: jax.Array) -> None:
   _draw_grid(path, rows, labels)
 
 
+def draw_predictions(
+  path: Path,
+  images: jax.Array,
+  targets: jax.Array,
+  predictions: jax.Array,
+  properties: Mapping[str, Sequence[str]],
+) -> None:
+  """Table 2: true objects, and what is predicted of them after each iteration.
+
+  Every true object stands in a row with the prediction that the matching of
+  the loss gives it: how surely it is an object, how far it is (scene units),
+  and its properties. Wrong properties, distances above 0.5 and objects that are
+  taken for none are red.
+
+  Args:
+    path: PNG file to write.
+    images: [B, H, W, C] in [-1, 1].
+    targets: [B, M, 19].
+    predictions: [B, T, K, 19], after each of T iterations.
+    properties: the names of the classes of each of `metrics.CATEGORIES`.
+  """
+  targets, predictions = np.asarray(targets), np.asarray(predictions)
+  tables = []
+  for true, predicted in zip(targets, predictions):
+    real = np.flatnonzero(true[:, REAL_OBJECT])
+    columns = {"True": [_describe(true[i], properties) for i in real]}
+    for t, objects in enumerate(predicted, 1):
+      matched = _match(objects, true)
+      columns[f"t = {t}"] = [
+        _describe(objects[matched[i]], properties, true[i])
+        if i in matched
+        else [("no slot is left", True)]
+        for i in real
+      ]
+    tables.append(columns)
+  _draw_tables(path, to_picture(images), tables)
+
+
+def _match(predictions, targets):
+  """Target to prediction, by the matching of the loss."""
+  costs = losses.matching_costs(predictions[None], targets[None])
+  rows, columns = losses.match(costs)
+  return dict(zip(np.asarray(columns)[0].tolist(), np.asarray(rows)[0]))
+
+
+def _describe(thing, properties, true=None):
+  """An object as words, each with whether it is wrong."""
+  scale = COORDINATE_RANGE
+  coords = scale * thing[COORDINATES] - scale / 2
+  words = [(f"({', '.join(f'{x:5.2f}' for x in coords)})", False)]
+  if true is not None:
+    distance = scale * np.linalg.norm((thing - true)[COORDINATES])
+    sure = thing[REAL_OBJECT]
+    words = [
+      (f"{sure:4.2f}", sure < 0.5),
+      (f"d = {distance:4.2f}", distance > 0.5),
+    ]
+  for name, place in CATEGORIES.items():
+    index = thing[place].argmax()
+    wrong = true is not None and index != true[place].argmax()
+    words.append((properties[name][index], wrong))
+  return words
+
+
+def _draw_tables(path, pictures, tables):
+  """One picture and the columns of words of its table below another."""
+  num_rows = [len(table["True"]) for table in tables]
+  heights = [max(1.6, 0.15 * rows + 0.3) for rows in num_rows]
+  widths = [1.6] + [2.6] * len(tables[0])
+  figure = _new_figure(sum(widths), sum(heights))
+  grid = figure.subplots(
+    len(tables),
+    len(widths),
+    squeeze=False,
+    width_ratios=widths,
+    height_ratios=heights,
+  )
+  for axes_of_row, picture, table, length in zip(
+    grid, pictures, tables, num_rows
+  ):
+    for axes in axes_of_row:
+      axes.axis("off")
+    axes_of_row[0].imshow(picture, vmin=0, vmax=1)
+    for axes, (title, rows) in zip(axes_of_row[1:], table.items()):
+      axes.set_title(title, fontsize=7, loc="left")
+      for r, words in enumerate(rows):
+        y = 1 - (r + 1) / (length + 1)
+        place = 0
+        for word, wrong in words:
+          color = "red" if wrong else "black"
+          axes.text(place, y, word, color=color, fontsize=6, family="monospace")
+          place += (len(word) + 1) * 0.021
+  figure.savefig(path, dpi=130)
+
+
+def draw_curves(
+  path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
+) -> None:
+  """Curves side by side, as in Figures 5, 21 and 22.
+
+  Args:
+    path: PNG file to write.
+    panels: label of the horizontal axis to name of a curve to its points.
+  """
+  figure = _new_figure(3.2 * len(panels), 2.8)
+  grid = figure.subplots(1, len(panels), squeeze=False)
+  for axes, (label, curves) in zip(grid[0], panels.items()):
+    for name, points in curves.items():
+      axes.plot(*zip(*points), marker="o", markersize=3, label=name)
+    axes.set_xlabel(label)
+    axes.set_ylim(-0.02, 1.02)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=6)
+  figure.savefig(path, dpi=130)
+
+
 def _draw_grid(path, rows, labels):
   """Pictures [H, W, 3] or maps [h, w] under the titles of the first row."""
-  # The object interface: pyplot would open a display and keep the figures.
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
   num_rows, num_columns = len(rows), len(rows[0])
-  figure = Figure(
-    figsize=(1.1 * num_columns + 0.4, 1.1 * num_rows + 0.3),
-    layout="constrained",
-  )
-  FigureCanvasAgg(figure)
+  figure = _new_figure(1.1 * num_columns + 0.4, 1.1 * num_rows + 0.3)
   grid = figure.subplots(num_rows, num_columns, squeeze=False)
   for axes, title in zip(grid[0], rows[0]):
     axes.set_title(title, fontsize=9)
@@ -139,3 +251,14 @@ def _draw_grid(path, rows, labels):
       for spine in axes.spines.values():
         spine.set_visible(False)
   figure.savefig(path, dpi=110)
+
+
+def _new_figure(width, height):
+  """A figure of a size in inches."""
+  # The object interface: pyplot would open a display and keep the figures.
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), layout="constrained")
+  FigureCanvasAgg(figure)
+  return figure

@@ -56,6 +56,18 @@ def test_hungarian_huber_loss_equals_loops():
     assert actual[b] == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_coordinate_scale_stretches_the_coordinates_alone():
+  rng = np.random.default_rng(5)
+  predictions, targets = rng.random((2, B, K, P)).astype(np.float32)
+  scale = np.array([3.0] * 3 + [1.0] * (P - 3), np.float32)
+  scaled = losses.hungarian_huber_loss(
+    predictions, targets, coordinate_scale=3.0
+  )
+  by_hand = losses.hungarian_huber_loss(predictions * scale, targets * scale)
+  np.testing.assert_allclose(scaled, by_hand, rtol=1e-6)
+  assert np.all(scaled > losses.hungarian_huber_loss(predictions, targets))
+
+
 def test_hungarian_huber_loss_ignores_the_order_of_both_sets():
   rng = np.random.default_rng(3)
   predictions, targets = rng.random((2, B, K, P)).astype(np.float32)

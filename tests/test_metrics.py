@@ -186,3 +186,23 @@ def test_clu_metrics_merge_batches_into_the_whole():
     predictions.astype(np.float32), targets.astype(np.float32)
   )
   assert computed["ap"] == pytest.approx(expected)
+
+
+def test_attention_ari_is_that_of_the_segments_scaled_down():
+  rng = np.random.default_rng(0)
+  coarse = rng.integers(0, 4, (3, 4, 6))
+  segments = coarse.repeat(5, axis=1).repeat(5, axis=2)
+  attn = np.eye(7)[(coarse + 2).reshape(3, -1)]
+
+  def attention_ari(attn):
+    return np.asarray(metrics.attention_ari(attn, segments, num_segments=4))
+
+  np.testing.assert_array_equal(attention_ari(attn), 1)
+  noise = rng.random((3, 24, 7))
+  expected = [
+    sklearn.metrics.adjusted_rand_score(t[t > 0], p[t > 0])
+    for t, p in zip(coarse.reshape(3, -1), noise.argmax(-1))
+  ]
+  np.testing.assert_allclose(attention_ari(noise), expected, atol=1e-6)
+  with pytest.raises(ValueError, match="23 inputs are no map of a 20x30 image"):
+    attention_ari(attn[:, :23])

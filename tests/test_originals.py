@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 import re
 import shutil
-import struct
 import sys
 import threading
 import types
@@ -47,37 +46,8 @@ def random_example(name, rng):
   }, entities
 
 
-def field(number, content):
-  """A field of a protocol buffer that carries its length."""
-  size, length = len(content), b""
-  while size >= 128:
-    length += bytes([size % 128 + 128])
-    size //= 128
-  return bytes([number << 3 | 2]) + length + bytes([size]) + content
-
-
-def serialized(example):
-  """A tf.train.Example, written by hand."""
-  entries = b""
-  for name, array in example.items():
-    if array.dtype == np.uint8:
-      strings = b"".join(field(1, bytes([byte])) for byte in array.reshape(-1))
-      feature = field(1, strings)
-    else:
-      feature = field(2, field(1, array.astype("<f4").tobytes()))
-    entries += field(1, field(1, name.encode()) + field(2, feature))
-  return field(1, entries)
-
-
-def write_by_hand(path, examples):
-  """As TensorFlow does, without the checksums, which are not read."""
-  with gzip.open(path, "wb", compresslevel=1) as file:
-    for example in examples:
-      record = serialized(example)
-      file.write(struct.pack("<QI", len(record), 0) + record + bytes(4))
-
-
-def write_by_tensorflow(path, examples):
+def write_records(path, examples):
+  """Writes examples like those of `random_example`."""
   tf = pytest.importorskip("tensorflow")
 
   def feature(array):
@@ -95,13 +65,12 @@ def write_by_tensorflow(path, examples):
       writer.write(tf.train.Example(features=features).SerializeToString())
 
 
-@pytest.mark.parametrize("write", [write_by_hand, write_by_tensorflow])
 @pytest.mark.parametrize("name", FORMATS)
-def test_records_of_every_data_set_are_read_back(tmp_path, name, write):
+def test_records_of_every_data_set_are_read_back(tmp_path, name):
   rng = np.random.default_rng(0)
   examples, entities = zip(*[random_example(name, rng) for _ in range(2)])
   path = tmp_path / "some.tfrecords"
-  write(path, examples)
+  write_records(path, examples)
   (chunk,) = multi_object_records.read(path, name, 1, 2)
   np.testing.assert_array_equal(
     chunk["images"], [example["image"] for example in examples[1:]]
@@ -125,7 +94,7 @@ def test_ranges_are_read_in_the_order_of_the_file(tmp_path, monkeypatch):
   rng = np.random.default_rng(0)
   examples = [random_example("tetrominoes", rng)[0] for _ in range(12)]
   path = tmp_path / "some.tfrecords"
-  write_by_hand(path, examples)
+  write_records(path, examples)
   chunks = list(multi_object_records.read(path, "tetrominoes", 1, 11))
   assert [len(chunk["images"]) for chunk in chunks] == [4, 4, 2]
   np.testing.assert_array_equal(
@@ -136,6 +105,7 @@ def test_ranges_are_read_in_the_order_of_the_file(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no genuine records here")
 def test_genuine_records_are_read():
+  pytest.importorskip("tensorflow")
   path = SHARED / "tetrominoes_mini.tfrecords"
   (chunk,) = multi_object_records.read(path, "tetrominoes", 0, 10)
   for piece in (1, 2, 3):
@@ -150,7 +120,7 @@ def test_genuine_records_are_read():
 def _records(tmp_path):
   rng = np.random.default_rng(0)
   path = tmp_path / "some.tfrecords"
-  write_by_hand(path, [random_example("tetrominoes", rng)[0] for _ in range(3)])
+  write_records(path, [random_example("tetrominoes", rng)[0] for _ in range(3)])
   return path
 
 
@@ -168,19 +138,13 @@ def test_too_few_records_are_counted(records, start):
   chunks = multi_object_records.read(records, "tetrominoes", start, 9)
   with pytest.raises(
     ValueError,
-    match="some.tfrecords ends after 3 examples, but data.num_examples asks"
-    " for 9",
+    match="some.tfrecords ends before the 9 examples that data.num_examples",
   ):
     list(chunks)
 
 
 def cut(path):
   path.write_bytes(path.read_bytes()[:-3000])
-
-
-def cut_between_records(path):
-  content = gzip.decompress(path.read_bytes())
-  path.write_bytes(gzip.compress(content)[:-8])
 
 
 def flip_bit(path):
@@ -199,7 +163,7 @@ def decompress(path):
 
 def replace_by_other_data_set(path):
   rng = np.random.default_rng(0)
-  write_by_hand(
+  write_records(
     path, [random_example("objects_room_empty_room", rng)[0] for _ in range(3)]
   )
 
@@ -208,7 +172,6 @@ def replace_by_other_data_set(path):
   "damage",
   [
     cut,
-    cut_between_records,
     flip_bit,
     replace_by_text,
     decompress,
@@ -227,7 +190,7 @@ def test_damaged_records_are_named(records, damage):
 def test_a_record_without_a_factor_is_of_another_data_set(tmp_path):
   example, _ = random_example("tetrominoes", np.random.default_rng(0))
   del example["shape"]
-  write_by_hand(tmp_path / "some.tfrecords", [example])
+  write_records(tmp_path / "some.tfrecords", [example])
   with pytest.raises(ValueError, match="another data set"):
     read_tetrominoes(tmp_path / "some.tfrecords", 1)
 
@@ -665,7 +628,7 @@ def test_records_with_masks_give_the_targets_of_the_visible(tmp_path):
     entities.append(entity.astype(np.uint8))
     objects.append(scene)
   path = tmp_path / "some.tfrecords"
-  write_by_hand(path, examples)
+  write_records(path, examples)
   (chunk,) = clevr_originals.read_with_masks(
     path, 0, 2, crop=True, image_size=128
   )
@@ -675,7 +638,7 @@ def test_records_with_masks_give_the_targets_of_the_visible(tmp_path):
   check_targets(chunk["targets"], objects)
 
   examples[1]["color"][2] = 9
-  write_by_hand(path, examples)
+  write_records(path, examples)
   with pytest.raises(ValueError, match="some.tfrecords .*color .* 1 to 8"):
     list(clevr_originals.read_with_masks(path, 0, 2, crop=True, image_size=128))
 

@@ -20,7 +20,7 @@ from slot_attention import (
   train,
   writers,
 )
-from slot_attention.data import batches, prepare, store
+from slot_attention.data import batches, prepare
 from tests.test_metrics import random_sets
 
 
@@ -28,6 +28,7 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
   config = ConfigDict(
     {
       "task": task,
+      "loss": {},
       "seed": 0,
       "batch_size": 4,
       "num_steps": 6,
@@ -49,9 +50,12 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
         "source": "procedural",
         "path": "",
         "data_dir": str(data_dir),
+        "num_examples": 24,
         "num_train": 18,
         "num_eval": 6,
         "max_objects": 3,
+        "grayscale": False,
+        "preprocessing": {},
         "procedural": {"seed": 0, "image_size": 12, "block_size": 2},
       },
       "model": {
@@ -91,6 +95,7 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
       }
     )
   else:
+    config.loss = {"use_all_iterations": False, "coordinate_scale": 1.0}
     config.model.classifier = ConfigDict({"num_outputs": 19, "hidden_size": 9})
   return config
 
@@ -177,26 +182,119 @@ def test_training_lowers_the_loss_on_data_not_trained_on(config, tmp_path):
   assert trained["loss"] < 0.7 * untrained["loss"]
 
 
-def test_set_prediction_trains_in_the_same_loop(tmp_path, monkeypatch):
-  _, targets = random_sets(np.random.default_rng(0), 24, 5, 5, 0.0)
-  images = np.random.default_rng(1).integers(0, 256, (24, 12, 12, 3))
-  store.write(
-    tmp_path / "store",
-    {"name": "random"},
-    {"train": 18, "eval": 6},
-    [
-      {"images": images.astype(np.uint8), "targets": targets.astype(np.float32)}
-    ],
+def sets_of_objects(chunk, *, seed):
+  """A chunk of random images with random sets of up to five objects."""
+  rng = np.random.default_rng([seed, chunk])
+  _, targets = random_sets(rng, 24, 5, 5, 0.0)
+  return {
+    "images": rng.integers(0, 256, (24, 12, 12, 3), dtype=np.uint8),
+    "segments": rng.integers(0, 6, (24, 12, 12), dtype=np.uint8),
+    "targets": targets.astype(np.float32),
+  }
+
+
+@pytest.fixture(name="set_config")
+def _set_config(data_dir, monkeypatch):
+  monkeypatch.setitem(
+    prepare.DATA_SETS,
+    "sets",
+    prepare.DataSet(5, 18, 24, generate=sets_of_objects, chunk_size=24),
   )
-  monkeypatch.setattr(
-    prepare, "load", lambda **_: store.read(tmp_path / "store")
+  config = make_config(data_dir, "set_prediction")
+  config.data.name = "sets"
+  config.data.max_objects = 5
+  config.data.procedural = ConfigDict({"seed": 0})
+  return config
+
+
+APS = {"ap_inf", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125"}
+
+
+def test_set_prediction_trains_in_the_same_loop(set_config, tmp_path):
+  metrics = train.train(set_config, tmp_path)
+  assert set(metrics) == {"loss", "attn_ari"} | APS
+  assert list(tmp_path.glob("eval_*/attention.png"))
+  assert list(tmp_path.glob("eval_*/predictions.png"))
+
+
+@pytest.mark.parametrize(
+  "field, value", [("use_all_iterations", True), ("coordinate_scale", 5.0)]
+)
+def test_variants_of_the_loss_change_what_is_learned(
+  set_config, tmp_path, field, value
+):
+  plain = train.train(set_config, tmp_path / "plain")
+  set_config.loss[field] = value
+  variant = train.train(set_config, tmp_path / "variant")
+  assert np.isfinite(variant["loss"]) and variant["loss"] != plain["loss"]
+  params = (
+    checkpoints.load_run(tmp_path / folder).params
+    for folder in ("plain", "variant")
   )
-  config = make_config(tmp_path, "set_prediction")
-  metrics = train.train(config, tmp_path / "run")
-  assert set(metrics) == {
-    "loss", "ap_inf", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125"
-  }  # fmt: skip
-  assert list((tmp_path / "run").glob("eval_*/attention.png"))
+  same = jax.tree.map(np.array_equal, *params)
+  assert not all(jax.tree.leaves(same))
+
+
+def use_slot_mlp(config):
+  del config.model.slot_attention
+  config.model.slot_mlp = ConfigDict(
+    {
+      "num_slots": 5,
+      "slot_size": 8,
+      "hidden_sizes": (9,),
+      "slot_mlp_sizes": (),
+      "grid_size": 4,
+    }
+  )
+
+
+def test_the_slot_mlp_predicts_sets(set_config, tmp_path):
+  use_slot_mlp(set_config)
+  metrics = train.train(set_config, tmp_path)
+  assert set(metrics) == {"loss"} | APS
+  set_config.loss.use_all_iterations = True
+  with pytest.raises(ValueError, match="the Slot MLP has no iterations"):
+    train.train(set_config, tmp_path)
+  with pytest.raises(ValueError, match="only Slot Attention has iterations"):
+    evaluate.sweep_run(tmp_path, checkpoints.load_config(tmp_path))
+
+
+def test_a_sweep_covers_iterations_objects_and_slots(set_config, tmp_path):
+  metrics = train.train(set_config, tmp_path)
+  rows = evaluate.sweep_run(tmp_path, set_config)
+  (as_trained,) = (
+    row
+    for row in rows
+    if row["sweep"] == "iterations" and row["num_iterations"] == 2
+  )
+  for name, value in metrics.items():
+    assert as_trained[name] == pytest.approx(value, abs=1e-6)
+
+  counts = prepare.load(set_config.data).splits["eval"].num_objects
+  of_count = {
+    row["num_objects"]: row["num_examples"]
+    for row in rows
+    if row["sweep"] == "objects" and row["num_iterations"] == 2
+  }
+  numbers, sizes = np.unique(counts, return_counts=True)
+  assert of_count == dict(zip(numbers.tolist(), sizes.tolist()))
+  # Trained with 4 slots for up to 5 objects: one slot too few, in all sweeps.
+  assert {
+    row["num_objects"]: row["num_slots"]
+    for row in rows
+    if row["sweep"] == "slots"
+  } == {number: max(1, number - 1) for number in numbers.tolist()}
+  assert len({row["loss"] for row in rows}) > 7
+  (written,) = tmp_path.glob("eval_*/sweep.json")
+  assert json.loads(written.read_text())["rows"] == rows
+  assert written.with_name("sweep.png").exists()
+
+
+def test_data_without_what_the_task_needs_is_refused(config, tmp_path):
+  task = make_config(tmp_path, "set_prediction")
+  task.data = config.data
+  with pytest.raises(ValueError, match="the data has no targets"):
+    train.train(task, tmp_path)
 
 
 def test_the_slot_mlp_trains_in_the_same_loop(config, tmp_path):
@@ -225,7 +323,7 @@ def losses_on(num_devices, config, monkeypatch):
   monkeypatch.setattr(jax, "local_devices", lambda: devices)
   monkeypatch.setattr(jax, "local_device_count", lambda: num_devices)
   task = tasks.make_task(config)
-  data = prepare.load(**config.data)
+  data = prepare.load(config.data)
   optimizer = train.make_optimizer(optax.constant_schedule(1e-2), 0.0)
   params = task.init(jax.random.key(0), data.image_shape)
   state = parallel.replicate(
@@ -373,13 +471,13 @@ def test_load_run_gives_config_task_and_params(config, tmp_path):
   run = checkpoints.load_run(tmp_path)
   assert run.config == config  # Tuples, too, survive JSON.
   assert run.step == 6
-  data = prepare.load(**config.data)
+  data = prepare.load(config.data)
   outputs = run.task.apply(
     run.params,
     tasks.normalize(
       {
-        "images": data.splits["eval"]["images"][:2],
         "example_ids": np.arange(2),
+        **data.splits["eval"].take(np.arange(2)),
       }
     ),
     jax.random.key(0),

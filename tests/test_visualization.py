@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from slot_attention import visualization
+from slot_attention.data import clevr
+from tests.test_metrics import random_sets
 
 B, T, K, H, W = 2, 3, 5, 8, 12
 
@@ -70,3 +72,51 @@ def test_pictures_are_written_and_not_blank(tmp_path):
   # Two rows of eight pictures; six rows of six.
   assert slots.shape[1] > 2.5 * slots.shape[0]
   assert 0.7 < attention.shape[1] / attention.shape[0] < 1.4
+
+
+def red_share(path):
+  import matplotlib.image
+
+  picture = matplotlib.image.imread(path)[..., :3]
+  assert picture.std() > 0.05
+  return np.mean((picture[..., 0] > 0.8) & (picture[..., 1] < 0.3))
+
+
+def test_wrong_predictions_are_red_and_right_ones_are_not(tmp_path):
+  rng = np.random.default_rng(0)
+  images = rng.uniform(-1, 0.3, (B, H, W, 3)) * np.array([0, 1, 1])
+  _, targets = random_sets(rng, B, 4, 4, 0.0)
+  right = np.repeat(targets[:, None, ::-1], T, axis=1)
+  wrong = right.copy()
+  wrong[:, -1] = rng.random(wrong[:, -1].shape)
+  shares = []
+  for name, predictions in (("right", right), ("wrong", wrong)):
+    path = tmp_path / f"{name}.png"
+    visualization.draw_predictions(
+      path, images, targets, predictions, clevr.PROPERTIES
+    )
+    shares.append(red_share(path))
+  assert shares[0] == 0 and shares[1] > 1e-4
+
+
+def test_objects_beyond_the_slots_are_said_to_be_missed(tmp_path):
+  rng = np.random.default_rng(0)
+  _, targets = random_sets(rng, B, 4, 4, 0.0)
+  visualization.draw_predictions(
+    tmp_path / "p.png",
+    np.zeros((B, H, W, 3)),
+    targets,
+    targets[:, None, :1],
+    clevr.PROPERTIES,
+  )
+  assert red_share(tmp_path / "p.png") > 0
+
+
+def test_curves_are_drawn(tmp_path):
+  import matplotlib.image
+
+  points = [(1, 0.2), (2, 0.6), (3, 0.5)]
+  panels = {"x": {"a": points, "b": points[::-1]}, "y": {"a": points}}
+  visualization.draw_curves(tmp_path / "c.png", panels)
+  picture = matplotlib.image.imread(tmp_path / "c.png")
+  assert picture.shape[1] > 2 * picture.shape[0] and picture.std() > 0.05

@@ -54,12 +54,12 @@ class Feeder:
     """Takes the examples.
 
     Args:
-      split: arrays with the examples along the first axis.
+      split: the examples.
       placement: "device" keeps all examples on every device; "host" gathers
         and sends each batch while the devices compute.
     """
     check_choice("data_placement", placement, PLACEMENTS)
-    self._num_examples = len(split["images"])
+    self._num_examples = len(split)
     if placement == "device":
       self._feed = _feed_from_devices(split)
     else:
@@ -110,7 +110,7 @@ class Feeder:
 
 
 def _feed_from_devices(split):
-  resident = parallel.replicate(dict(split))
+  resident = parallel.replicate(split.take(np.arange(len(split))))
   gather = parallel.data_parallel(
     lambda data, examples: {name: data[name][examples] for name in data}
   )
@@ -125,8 +125,7 @@ def _feed_from_devices(split):
 
 def _feed_from_host(split):
   def load(examples, ids):
-    batch = {name: array[examples] for name, array in split.items()}
-    return parallel.shard({**batch, "example_ids": ids})
+    return parallel.shard({**split.take(examples), "example_ids": ids})
 
   def feed(requests: Iterable[Request]) -> Iterator[Batch]:
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:

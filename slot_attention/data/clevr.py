@@ -5,8 +5,8 @@ Letters in shapes: N images, M places for objects, P = 19 numbers per object.
 
 from collections.abc import Mapping
 
-import jax
 import numpy as np
+import scipy.ndimage
 
 # Classes in the order of the targets. The sources order theirs differently, so
 # classes always pass from one to another by name.
@@ -62,7 +62,16 @@ def frame(images: np.ndarray, *, crop: bool, image_size: int) -> np.ndarray:
   Returns:
     uint8 [N, image_size, image_size, C].
   """
-  resized = _resize(images.astype(np.float32), crop, image_size, "bilinear")
+  images = _cut_out(images, crop).astype(np.float32)
+  _, height, width, _ = images.shape
+  # Every pixel by itself, and so the same in any batch.
+  resized = scipy.ndimage.zoom(
+    images,
+    (1, image_size / height, image_size / width, 1),
+    order=1,
+    mode="nearest",
+    grid_mode=True,
+  )
   return np.rint(resized).astype(np.uint8)
 
 
@@ -70,11 +79,13 @@ def frame_segments(
   segments: np.ndarray, *, crop: bool, image_size: int
 ) -> np.ndarray:
   """Brings uint8 [N, H, W] to the frame of `frame`, by the nearest pixel."""
-  return _resize(segments[..., None], crop, image_size, "nearest")[..., 0]
+  segments = _cut_out(segments, crop)
+  rows, columns = (
+    ((np.arange(image_size) + 0.5) * size / image_size).astype(int)
+    for size in segments.shape[1:]
+  )
+  return segments[:, rows[:, None], columns]
 
 
-def _resize(images, crop, image_size, method):
-  if crop:
-    images = images[:, CROP_ROWS, CROP_COLUMNS]
-  shape = (len(images), image_size, image_size, images.shape[-1])
-  return np.asarray(jax.image.resize(images, shape, method, antialias=False))
+def _cut_out(images, crop):
+  return images[:, CROP_ROWS, CROP_COLUMNS] if crop else images

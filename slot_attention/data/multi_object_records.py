@@ -1,10 +1,10 @@
 """Downloads and reads the multi-object TFRecords (Kabra et al., 2019).
 
 https://github.com/google-deepmind/multi_object_datasets. A file is a GZIP
-stream of TFRecords, each a serialized tf.train.Example: images, masks and codes
-are lists of one-byte strings, with one mask of 0 and 255 per entity; the other
-factors are floats. So few kinds of fields are quicker taken apart here than by
-TensorFlow, which is not needed.
+stream of TFRecords, each a tf.train.Example: images, masks and codes are lists
+of one-byte strings, with one mask of 0 and 255 per entity; the other factors
+are floats. Reading needs TensorFlow, which is imported inside the function that
+reads.
 
 Letters in shapes: n examples, H and W pixels, C channels, E entities, the
 backgrounds first.
@@ -12,17 +12,13 @@ backgrounds first.
 
 from collections.abc import Iterator
 import dataclasses
-import gzip
 import http.client
 import itertools
 import math
 from pathlib import Path
 import shutil
-import struct
-from typing import BinaryIO
 import urllib.error
 import urllib.request
-import zlib
 
 from absl import logging
 import numpy as np
@@ -154,8 +150,6 @@ def read(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Reads the examples [start, stop) of a file, in its order.
 
-  Examples before `start` are decompressed, but not parsed.
-
   Args:
     path: the file.
     name: data set, a key of `FORMATS`.
@@ -173,10 +167,9 @@ def read(
 
   Raises:
     FileNotFoundError: if there is no such file.
+    ImportError: by the iterator, if TensorFlow is not installed.
     ValueError: by the iterator, if the file is truncated, damaged, of another
-      format, or holds fewer examples. GZIP's own checksum comes at the end of
-      a file; before it, damage is noticed where it breaks the compression or
-      the structure of a record.
+      format, or holds fewer examples.
   """
   if not path.is_file():
     raise FileNotFoundError(f"there is no TFRecord file {path}")
@@ -281,117 +274,55 @@ def _chunks(examples):
 
 
 def _examples(path, name, start, stop):
-  record_format = FORMATS[name]
+  try:
+    from google.protobuf.message import DecodeError
+    import tensorflow as tf
+  except ImportError as error:
+    raise ImportError(
+      "reading original TFRecords needs TensorFlow: pip install -r"
+      " requirements.txt"
+    ) from error
+  records = tf.data.TFRecordDataset(str(path), compression_type="GZIP")
+  records = records.skip(start).take(stop - start)
   num_read = 0
   try:
-    with gzip.open(path) as file:
-      for record in _records(file, _largest_record(record_format)):
-        if num_read == stop:
-          break
-        if num_read >= start:
-          yield _parse(record, record_format)
-        num_read += 1
-  except (
-    EOFError,
-    zlib.error,
-    gzip.BadGzipFile,
-    LookupError,
-    ValueError,
-  ) as error:
+    for record in records.as_numpy_iterator():
+      yield _parse(tf.train.Example.FromString(record), FORMATS[name])
+      num_read += 1
+  except (tf.errors.DataLossError, DecodeError, ValueError) as error:
     raise ValueError(
       f"{path} is not a readable {name} TFRecord file: it is truncated,"
       " damaged or of another data set"
     ) from error
-  if num_read < stop:
+  if num_read < stop - start:
     raise ValueError(
-      f"{path} ends after {num_read} examples, but data.num_examples asks for"
-      f" {stop}: it is truncated, or a smaller file"
+      f"{path} ends before the {stop} examples that data.num_examples asks for:"
+      " it is truncated, or a smaller file"
     )
 
 
-def _largest_record(record_format):
-  """An upper bound in bytes: three per one-byte string, and the factors."""
-  num_strings = math.prod(record_format.image_shape) + math.prod(
-    record_format.mask_shape
-  )
-  return 3 * num_strings + 10_000
+def _parse(example, record_format):
+  """One tf.train.Example as arrays."""
+  features = example.features.feature
 
+  def bytes_of(name, shape):
+    strings = features[name].bytes_list.value
+    return np.frombuffer(b"".join(strings), np.uint8).reshape(shape)
 
-def _records(file: BinaryIO, largest: int) -> Iterator[memoryview]:
-  """Yields the records, each between a length and a checksum."""
-  while header := file.read(12):  # The length and its own checksum.
-    if len(header) < 12:
-      raise EOFError
-    (size,) = struct.unpack("<Q", header[:8])
-    if size > largest:
-      raise ValueError(f"a record of {size} bytes")
-    record = file.read(size + 4)
-    if len(record) < size + 4:
-      raise EOFError
-    yield memoryview(record)[:size]
-
-
-def _parse(record, record_format):
-  """One serialized tf.train.Example as arrays."""
-  features = _features(record)
-  masks = _one_byte_strings(features[b"mask"], record_format.mask_shape)
-  example = {
-    "images": _one_byte_strings(features[b"image"], record_format.image_shape),
+  masks = bytes_of("mask", record_format.mask_shape)
+  parsed = {
+    "images": bytes_of("image", record_format.image_shape),
     "segments": _segments(masks, record_format),
   }
   for factor, shape in record_format.floats.items():
-    example[factor] = _floats(features[factor.encode()], shape)
+    values = features[factor].float_list.value
+    parsed[factor] = np.array(values, np.float32).reshape(shape)
   for factor in record_format.codes:
-    shape = (record_format.num_entities,)
-    example[factor] = _one_byte_strings(features[factor.encode()], shape)
-  return example
+    parsed[factor] = bytes_of(factor, (record_format.num_entities,))
+  return parsed
 
 
 def _segments(masks, record_format):
   entities = masks.argmax(axis=record_format.entity_axis).astype(np.uint8)
   last_background = record_format.num_backgrounds - 1
   return np.maximum(entities, last_background) - last_background
-
-
-def _features(example: memoryview) -> dict[bytes, memoryview]:
-  """Name to list of values, serialized: Example > Features > map > Feature."""
-  features = {}
-  (entries,) = _fields(example)
-  for entry in _fields(entries):
-    name, feature = _fields(entry)
-    (features[bytes(name)],) = _fields(feature)
-  return features
-
-
-def _fields(message: memoryview) -> list[memoryview]:
-  """Takes a protocol buffer apart whose fields all carry their length."""
-  fields, place = [], 0
-  while place < len(message):
-    if message[place] & 7 != 2:
-      raise ValueError("a field of another type")
-    # The length: seven bits a byte, the lowest first, until one is below 128.
-    size, shift, place = 0, 0, place + 1
-    while message[place] >= 128:
-      size += (message[place] - 128) << shift
-      shift, place = shift + 7, place + 1
-    size += message[place] << shift
-    place += 1
-    fields.append(message[place : place + size])
-    place += size
-  if place > len(message):
-    raise ValueError("a field is cut")
-  return fields
-
-
-def _one_byte_strings(values, shape):
-  """A BytesList of which every string has one byte: field 1, length 1, byte."""
-  triples = np.frombuffer(values, np.uint8).reshape(*shape, 3)
-  if (triples[..., 0] != 10).any() or (triples[..., 1] != 1).any():
-    raise ValueError("strings of more bytes than one")
-  return triples[..., 2]
-
-
-def _floats(values, shape):
-  """A FloatList, packed."""
-  (packed,) = _fields(values)
-  return np.frombuffer(packed, "<f4").reshape(shape)

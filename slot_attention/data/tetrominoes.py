@@ -8,7 +8,7 @@ scene with an overlap is drawn again as a whole.
 Letters in shapes: N scenes, P pieces of a scene.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -185,7 +185,7 @@ def render(
 
 
 def generate(
-  num_examples: int,
+  chunk: int,
   *,
   seed: int,
   num_objects: int = 3,
@@ -195,31 +195,28 @@ def generate(
   min_gap: int = 0,
   distinct_colors: bool = False,
   background: int = 0,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields chunks of drawn examples, num_examples in all.
+) -> dict[str, np.ndarray]:
+  """Draws the `CHUNK_SIZE` examples of a chunk of a data set.
 
-  Chunk c depends on (seed, c) alone, so a longer set begins with the shorter
-  one, up to whole chunks. The other arguments are those of `sample` and
-  `render`.
+  They depend on (seed, chunk) and the options alone, which are those of
+  `sample` and `render`.
   """
-  for chunk, start in enumerate(range(0, num_examples, CHUNK_SIZE)):
-    scenes = sample(
-      np.random.default_rng([seed, chunk]),
-      CHUNK_SIZE,
-      num_objects=num_objects,
-      shapes=shapes,
-      image_size=image_size,
-      block_size=block_size,
-      min_gap=min_gap,
-      distinct_colors=distinct_colors,
-    )
-    scenes = Scenes(*(part[: num_examples - start] for part in scenes))
-    yield render(
-      scenes,
-      image_size=image_size,
-      block_size=block_size,
-      background=background,
-    )
+  scenes = sample(
+    np.random.default_rng([seed, chunk]),
+    CHUNK_SIZE,
+    num_objects=num_objects,
+    shapes=shapes,
+    image_size=image_size,
+    block_size=block_size,
+    min_gap=min_gap,
+    distinct_colors=distinct_colors,
+  )
+  return render(
+    scenes,
+    image_size=image_size,
+    block_size=block_size,
+    background=background,
+  )
 
 
 def _overlap(shapes, positions, block_size, min_gap):
