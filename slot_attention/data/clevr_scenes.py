@@ -247,30 +247,25 @@ def _sample_scene(seed, number, attempt, min_objects, max_objects):
 
 def _place_objects(rng, num_objects):
   """Sizes int [num_objects] and centres float [num_objects, 3]."""
-  axes = np.array([DIRECTIONS["left"], DIRECTIONS["front"]]).T
-  sizes, coords = [], []
-  tries = 0
-  while len(coords) < num_objects:
-    if tries == 0:
-      size = rng.integers(len(clevr_renderer.RADII))
-      radius = clevr_renderer.RADII[size]
-    tries += 1
-    if tries > MAX_TRIES:
-      sizes, coords, tries = [], [], 0
-      continue
-    center = rng.uniform(-MAX_COORDINATE, MAX_COORDINATE, 2)
-    center = np.append(center, radius)
-    if coords:
-      offsets = center - coords
-      gaps = np.linalg.norm(offsets[:, :2], axis=1) - radius
-      gaps -= clevr_renderer.RADII[sizes]
-      margins = np.abs(offsets @ axes)
-      if gaps.min() < MIN_DISTANCE or margins.min() < MIN_MARGIN:
-        continue
-    sizes.append(size)
-    coords.append(center)
-    tries = 0
-  return np.array(sizes), np.array(coords)
+  axes = np.array([DIRECTIONS["left"], DIRECTIONS["front"]]).T[:2]
+  sizes, places = [], []
+  while len(places) < num_objects:
+    size = rng.integers(len(clevr_renderer.RADII))
+    tries = rng.uniform(-MAX_COORDINATE, MAX_COORDINATE, (MAX_TRIES, 2))
+    is_free = np.ones(MAX_TRIES, bool)
+    if places:
+      offsets = tries[:, None] - np.array(places)
+      radii = clevr_renderer.RADII[sizes] + clevr_renderer.RADII[size]
+      gaps = np.sqrt((offsets**2).sum(-1)) - radii
+      is_free = (gaps >= MIN_DISTANCE).all(1)
+      is_free &= (np.abs(offsets @ axes) >= MIN_MARGIN).all((1, 2))
+    if is_free.any():
+      sizes.append(size)
+      places.append(tries[is_free.argmax()])
+    else:
+      sizes, places = [], []
+  heights = clevr_renderer.RADII[sizes]
+  return np.array(sizes), np.column_stack([places, heights])
 
 
 def _stack(scenes):
