@@ -69,6 +69,35 @@ def attention_maps(attn: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
   return np.moveaxis(maps, -1, 2)
 
 
+def draw_examples(
+  path: Path, images: np.ndarray, segments: np.ndarray | None
+) -> None:
+  """A contact sheet: images in a row, their segments in colours below.
+
+  Args:
+    path: PNG file to write.
+    images: uint8 [B, H, W, C].
+    segments: uint8 [B, H, W], 0 (black) is background; None if not known.
+  """
+  import matplotlib.image
+
+  rows = [to_picture(images.astype(np.float32) / 127.5 - 1)]
+  if segments is not None:
+    colors = np.concatenate([np.zeros((1, 3)), slot_colors(segments.max())])
+    rows.append(colors[segments])
+  # White lines of two pixels between the pictures.
+  sheet = np.concatenate(
+    [
+      np.concatenate(
+        np.pad(row, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=1),
+        axis=1,
+      )
+      for row in rows
+    ]
+  )
+  matplotlib.image.imsave(path, sheet[:-2, :-2])
+
+
 def draw_slots(
   path: Path, images: jax.Array, outputs: dict[str, jax.Array]
 ) -> None:

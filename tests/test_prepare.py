@@ -191,6 +191,7 @@ def test_the_command_prepares_what_a_config_needs(tmp_path):
   result = run("--config=configs/smoke.py:quickstart", where)
   assert result.returncode == 0, result.stderr
   assert "first 32 (training)" in result.stdout
+  assert list(tmp_path.glob("*/examples.png"))
   config = importlib.import_module("configs.smoke").get_config("quickstart")
   (prepared,) = tmp_path.iterdir()
   changed = prepared.stat().st_mtime_ns

@@ -120,3 +120,25 @@ def test_curves_are_drawn(tmp_path):
   visualization.draw_curves(tmp_path / "c.png", panels)
   picture = matplotlib.image.imread(tmp_path / "c.png")
   assert picture.shape[1] > 2 * picture.shape[0] and picture.std() > 0.05
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_contact_sheet_shows_images_above_their_segments(tmp_path, channels):
+  import matplotlib.image
+
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (B, H, W, channels), dtype=np.uint8)
+  segments = np.zeros((B, H, W), np.uint8)
+  segments[0, :2] = 2
+  path = tmp_path / "e.png"
+  visualization.draw_examples(path, images, segments)
+  sheet = matplotlib.image.imread(path)[..., :3]
+  assert sheet.shape == (2 * H + 2, B * W + 2 * (B - 1), 3)
+  np.testing.assert_allclose(sheet[:H, :W], np.broadcast_to(
+    images[0] / 255, (H, W, 3)
+  ), atol=0.005)  # fmt: skip
+  color = visualization.slot_colors(2)[1]
+  np.testing.assert_allclose(sheet[H + 2, 0], color, atol=0.005)
+  assert sheet[H + 5, 0].max() == 0
+  visualization.draw_examples(path, images, None)
+  assert matplotlib.image.imread(path).shape[0] == H

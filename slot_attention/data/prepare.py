@@ -28,6 +28,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 import numpy as np
 
+from slot_attention import visualization
 from slot_attention.data import (
   clevr,
   clevr_originals,
@@ -42,6 +43,9 @@ from slot_attention.validation import (
   check_choice,
   check_fields,
 )
+
+# Examples in a picture.
+_NUM_PICTURES = 10
 
 SOURCES = ("procedural", "original")
 
@@ -472,7 +476,15 @@ def _report(directory, num_train):
   )
   for count in np.flatnonzero(train + rest):
     print(f"  {count:>7}  {train[count]:>22,}  {rest[count]:>10,}")
-  if "segments" not in arrays:
+  picture = directory / "examples.png"
+  segments = (
+    arrays["segments"][:_NUM_PICTURES] if "segments" in arrays else None
+  )
+  visualization.draw_examples(
+    picture, arrays["images"][:_NUM_PICTURES], segments
+  )
+  print(f"  {picture}")
+  if segments is None:
     print("  without masks: no adjusted Rand index")
 
 

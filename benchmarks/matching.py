@@ -1,0 +1,152 @@
+"""Times ways to match predictions and targets on the device.
+
+  python benchmarks/matching.py
+
+Each pairs 512 sets of 10 predictions with 10 targets, as the training step of
+set prediction does, and gives the same least cost. They are timed in turns, and
+beside them the loss of which they are a part, with its gradient.
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+import platform
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.optimize
+
+from slot_attention import losses
+
+
+def match_by_optax(costs):
+  return jax.vmap(optax.assignment.hungarian_algorithm)(costs)
+
+
+def match_by_scipy(costs):
+  """SciPy's Hungarian algorithm on the host, one set after the other."""
+  shape = jax.ShapeDtypeStruct(costs.shape[:2], jnp.int32)
+
+  def on_host(costs):
+    pairs = [scipy.optimize.linear_sum_assignment(cost) for cost in costs]
+    rows, columns = np.array(pairs, np.int32).transpose(1, 0, 2)
+    return rows, columns
+
+  return jax.pure_callback(on_host, (shape, shape), costs)
+
+
+def match_by_subsets(costs):
+  """Dynamic programming over sets of columns: no loop that depends on data.
+
+  least[s] is the least cost of pairing the first |s| rows with the columns s.
+  """
+  batch_size, num_rows, num_columns = costs.shape
+  subsets = np.arange(2**num_columns)
+  sizes = np.array([int(subset).bit_count() for subset in subsets])
+  least = jnp.full((batch_size, len(subsets)), jnp.inf).at[:, 0].set(0)
+  choices = []
+  for row in range(num_rows):
+    options = jnp.stack(
+      [
+        jnp.where(
+          (subsets >> column & 1)[None] == 1,
+          least[:, subsets & ~(1 << column)] + costs[:, row, column, None],
+          jnp.inf,
+        )
+        for column in range(num_columns)
+      ]
+    )
+    choices.append(jnp.argmin(options, axis=0))
+    least = jnp.where(
+      (sizes == row + 1)[None], jnp.min(options, axis=0), jnp.inf
+    )
+  columns = []
+  subset = jnp.full((batch_size, 1), len(subsets) - 1)
+  for choice in reversed(choices):
+    column = jnp.take_along_axis(choice, subset, axis=1)
+    columns.append(column)
+    subset = subset - (1 << column)
+  columns = jnp.concatenate(columns[::-1], axis=1)
+  rows = jnp.broadcast_to(jnp.arange(num_rows), columns.shape)
+  return rows, columns
+
+
+@jax.jit
+def loss_and_gradient(predictions, targets):
+  return jax.value_and_grad(
+    lambda x: losses.hungarian_huber_loss(x, targets).mean()
+  )(predictions)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--batch_size", type=int, default=512)
+  parser.add_argument("--num_objects", type=int, default=10)
+  parser.add_argument("--rounds", type=int, default=20)
+  parser.add_argument("--output", type=Path, help="JSON file to write.")
+  options = parser.parse_args()
+
+  rng = np.random.default_rng(0)
+  shape = (options.batch_size, options.num_objects, 19)
+  predictions = jnp.asarray(rng.random(shape), jnp.float32)
+  targets = jnp.asarray(rng.random(shape), jnp.float32)
+  # As in CLEVR, 3 to 10 are objects and the rest is padding.
+  real = rng.integers(3, options.num_objects + 1, (options.batch_size, 1))
+  targets *= (np.arange(options.num_objects) < real)[..., None]
+  costs = jax.jit(losses.matching_costs)(predictions, targets)
+
+  functions = {
+    name: jax.jit(function)
+    for name, function in {
+      "optax": match_by_optax,
+      "scipy on the host": match_by_scipy,
+      "subsets": match_by_subsets,
+    }.items()
+  }
+  totals = {}
+  for name, function in functions.items():
+    rows, columns = function(costs)
+    batch = jnp.arange(options.batch_size)[:, None]
+    totals[name] = float(costs[batch, rows, columns].sum())
+  np.testing.assert_allclose(list(totals.values()), totals["optax"], rtol=1e-5)
+
+  calls = {
+    **{
+      name: lambda function=function: function(costs)
+      for name, function in functions.items()
+    },
+    "loss and gradient": lambda: loss_and_gradient(predictions, targets),
+  }
+  seconds = {name: [] for name in calls}
+  for _, (name, call) in itertools.product(
+    range(options.rounds + 1), calls.items()
+  ):
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    seconds[name].append(time.perf_counter() - start)
+  medians = {name: float(np.median(x[1:])) for name, x in seconds.items()}
+
+  print(f"{shape[0]} sets of {shape[1]}, median of {options.rounds}:")
+  for name, median in medians.items():
+    ratio = median / medians["optax"]
+    print(f"  {name:<18} {1e3 * median:8.2f} ms  {ratio:6.2f} x optax")
+  if options.output:
+    result = {
+      "command": "python benchmarks/matching.py",
+      "date": time.strftime("%Y-%m-%d"),
+      "device": jax.devices()[0].device_kind,
+      "host": platform.processor() or platform.machine(),
+      "jax": jax.__version__,
+      "batch_size": shape[0],
+      "num_objects": shape[1],
+      "median_seconds": medians,
+    }
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  main()
