@@ -243,7 +243,7 @@ def test_many_at_once_draw_what_one_at_a_time_does(many, monkeypatch):
   monkeypatch.setattr(clevr_renderer, "_compiled", compiled)
   monkeypatch.setattr(clevr_renderer, "_is_cpu", lambda: False)
   monkeypatch.setattr(clevr_renderer, "ACCELERATOR_BATCH", 4)
-  monkeypatch.setattr(clevr_renderer, "CHUNK_RAYS", 1000)
+  monkeypatch.setattr(clevr_renderer, "ACCELERATOR_CHUNK", 700)
   images, segments = clevr_renderer.render(many, **OPTIONS)
   np.testing.assert_array_equal(segments, one_at_a_time[1])
   difference = np.abs(images.astype(int) - one_at_a_time[0])
