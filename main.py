@@ -12,7 +12,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from slot_attention import checkpoints, evaluate, train
+from slot_attention import checkpoints, evaluate, parallel, train
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Experiment, a file in configs/."
@@ -30,6 +30,19 @@ _MODE = flags.DEFINE_enum(
   "Train, and evaluate at the end; or evaluate the newest checkpoint; or"
   " evaluate it with other numbers of iterations and slots.",
 )
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+  "coordinator_address",
+  None,
+  "HOST:PORT of process 0, for many processes where JAX detects no cluster.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes",
+  None,
+  "How many processes train together; 1: do not look for a cluster.",
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Which of the processes this is, from 0."
+)
 
 # Exit codes: 75 is EX_TEMPFAIL of sysexits.h, "try again".
 _FAILED, _BAD_USAGE, _INTERRUPTED = 1, 2, 75
@@ -43,7 +56,13 @@ def main(argv: list[str]) -> None:
     _run()
   except train.InterruptedRunError as error:
     _fail(str(error), _INTERRUPTED)
-  except (ValueError, OSError, ImportError, FloatingPointError) as error:
+  except (
+    ValueError,
+    OSError,
+    ImportError,
+    FloatingPointError,
+    RuntimeError,
+  ) as error:  # RuntimeError: a device or another process failed.
     if logging.level_debug():
       traceback.print_exc()
     _fail(f"{error} (--verbosity=1 shows where)", _FAILED)
@@ -66,8 +85,14 @@ def _run():
   config = _CONFIG.value
   if config is None:
     config = checkpoints.load_config(workdir)
-  # Only has an effect before the first use of a device, and on CPUs.
+  train.check_config(config)
+  # Both only have an effect before the first use of a device.
   jax.config.update("jax_num_cpu_devices", config.num_cpu_devices)
+  parallel.join_cluster(
+    _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+  )
+  if not parallel.is_first_process():
+    logging.set_verbosity(logging.WARNING)
   modes = {
     "train": lambda: train.train(config, workdir),
     "eval": lambda: evaluate.evaluate_run(workdir, config),

@@ -106,7 +106,8 @@ def evaluate_run(
     placement=config.data_placement,
   )
   metrics = evaluate(params)
-  report(workdir, config, task, params, data, step, metrics)
+  if parallel.is_first_process():
+    report(workdir, config, task, params, data, step, metrics)
   return metrics
 
 
@@ -162,7 +163,10 @@ def sweep_run(
     )
 
   with progress_bar(
-    total=len(SWEPT_ITERATIONS) + len(counts), desc="sweeping", unit="pass"
+    total=len(SWEPT_ITERATIONS) + len(counts),
+    desc="sweeping",
+    unit="pass",
+    disable=not parallel.is_first_process(),
   ) as progress:
     measure = measurer(split)
     for t in SWEPT_ITERATIONS:
@@ -181,6 +185,8 @@ def sweep_run(
       add("slots", measured, iterations, num_slots, count)
       progress.update()
 
+  if not parallel.is_first_process():
+    return rows
   folder = _folder(workdir, config)
   result = {"step": step, "rows": rows, "data": data.description}
   _write_json(folder / "sweep.json", result)

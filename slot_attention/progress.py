@@ -6,7 +6,7 @@ import tqdm
 
 
 def progress_bar(
-  *, total: int, desc: str, unit: str, initial: int = 0
+  *, total: int, desc: str, unit: str, initial: int = 0, disable: bool = False
 ) -> tqdm.tqdm:
   """A tqdm bar on standard error; every 10 s where that is no terminal."""
   return tqdm.tqdm(
@@ -14,6 +14,7 @@ def progress_bar(
     initial=initial,
     desc=desc,
     unit=unit,
+    disable=disable,
     mininterval=0.1 if sys.stderr.isatty() else 10,
     dynamic_ncols=True,
   )

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import json
 from pathlib import Path
 import signal
 import time
 from typing import Any
+import zlib
 
 from absl import logging
 import flax
@@ -18,9 +20,16 @@ import optax
 from slot_attention import checkpoints, evaluate, parallel, tasks, writers
 from slot_attention.data import batches, prepare
 from slot_attention.progress import progress_bar
-from slot_attention.validation import check_at_least, check_choice, check_fields
+from slot_attention.validation import (
+  check_at_least,
+  check_choice,
+  check_fields,
+  check_section,
+  check_type,
+)
 
-# Every field of a config beside task, data, model, loss: type and least value.
+_SECTIONS = ("data", "model", "loss")
+# Every other field of a config but the task: type and least value.
 _FIELDS = {
   "seed": (int, 0),
   "batch_size": (int, 1),
@@ -107,7 +116,9 @@ def make_train_step(
 
   Returns:
     A function of the replicated state, which it consumes, and a sharded batch.
-    It returns the next state and the mean loss over the batch, on each device.
+    It returns the next state and the mean loss over the batch, on each device;
+    NaN in its place if anything in the loss or in the next state, which a bad
+    gradient spoils, is not finite.
   """
 
   def train_step(state, batch):
@@ -123,7 +134,9 @@ def make_train_step(
       grads, state.optimizer, state.params
     )
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, optimizer_state), loss
+    state = TrainState(state.step + 1, params, optimizer_state)
+    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves((loss, state))]
+    return state, jnp.where(jnp.stack(finite).all(), loss, jnp.nan)
 
   return parallel.data_parallel(train_step, donate_argnums=(0,))
 
@@ -142,13 +155,17 @@ def train(
     before its last step. Run it again to go on.
 
   Raises:
-    ValueError: for a config that cannot work, or a workdir that belongs to
-      another one.
-    FloatingPointError: at a loss that is not finite; names the step.
+    ValueError: for a config that cannot work, a workdir that belongs to
+      another one, or one whose checkpoints are all damaged.
+    OSError: if something cannot be written. Earlier checkpoints stay.
+    FloatingPointError: at a loss or gradient that is not finite; names the step
+      and the examples. No checkpoint has it.
     InterruptedRunError: after SIGTERM or SIGINT.
   """
   start = time.monotonic()
-  _check_config(config)
+  check_config(config)
+  parallel.check_divisible("batch_size", config.batch_size)
+  parallel.check_divisible("eval_batch_size", config.eval_batch_size)
   task = tasks.make_task(config)
   checkpoints.check_workdir(workdir, config)
   data = prepare.load(config.data)
@@ -169,13 +186,11 @@ def train(
   state = TrainState(jnp.int32(0), params, optimizer.init(params))
 
   checkpoints.save_config(workdir, config)
-  manager = checkpoints.open_checkpoints(workdir, config.keep_checkpoints)
-  first_step = manager.latest_step() or 0
-  if first_step:
-    restored = checkpoints.restore(
-      manager, first_step, params=params, optimizer=state.optimizer
-    )
-    state = TrainState(jnp.int32(first_step), **restored)
+  first_step, items = checkpoints.restore_newest(
+    workdir, params=params, optimizer=state.optimizer
+  ) or (0, {})
+  state = state.replace(step=jnp.int32(first_step), **items)
+  _check_processes(config, first_step)
   state = parallel.replicate(state)
   logging.info(
     "%d parameters on %d device(s) of kind %s, from step %d of %d in %s",
@@ -206,10 +221,17 @@ def train(
   step = first_step
   with (
     _catch_signals() as caught,
-    manager,
+    checkpoints.lock(workdir),
+    checkpoints.open_checkpoints(
+      workdir, config.keep_checkpoints, first_step
+    ) as manager,
     writers.MetricWriter(workdir, first_step) as writer,
     progress_bar(
-      total=config.num_steps, initial=first_step, desc="training", unit="step"
+      total=config.num_steps,
+      initial=first_step,
+      desc="training",
+      unit="step",
+      disable=not parallel.is_first_process(),
     ) as progress,
   ):
     for step, batch in enumerate(train_batches, first_step + 1):
@@ -219,19 +241,24 @@ def train(
 
       minutes = (time.monotonic() - start) / 60
       out_of_time = bool(config.max_minutes) and minutes >= config.max_minutes
-      stop = out_of_time or bool(caught)
+      stop = parallel.agree_to_stop(out_of_time or bool(caught), step)
       last = step == config.num_steps
       log = step % config.log_every == 0 or last
       evaluation = step % config.eval_every == 0 or last
       save = step % config.checkpoint_every == 0 or last or stop
 
       if log or evaluation or save:
-        last_loss = _check_finite(losses, step, manager)
+        values = [float(loss[0]) for loss in jax.device_get(losses)]
         losses.clear()
+        if not np.isfinite(values).all():
+          bad_step = step - len(values) + 1 + int(np.isnan(values).argmax())
+          raise FloatingPointError(
+            _describe_bad_step(bad_step, config, data, workdir, manager)
+          )
       if log:
-        progress.set_postfix(loss=f"{last_loss:.4g}")
+        progress.set_postfix(loss=f"{values[-1]:.4g}")
         rate = float(schedule(step - 1))
-        writer.write(step, "train", {"loss": last_loss, "learning_rate": rate})
+        writer.write(step, "train", {"loss": values[-1], "learning_rate": rate})
       if evaluation:
         metrics = run_evaluation(state.params)
         writer.write(step, "eval", metrics)
@@ -240,6 +267,7 @@ def train(
           + ", ".join(f"{name} {x:.4f}" for name, x in metrics.items())
         )
       if save:
+        writer.sync()
         saved = parallel.unreplicate(state)
         checkpoints.save(manager, step, saved.params, saved.optimizer)
       if stop:
@@ -250,50 +278,77 @@ def train(
       f"step {step} of {config.num_steps} is saved in {workdir}; the same"
       " command goes on from there"
     )
-    if caught:
+    if not parallel.any_process(out_of_time):
+      # Where JAX catches SIGTERM, it does not say so.
+      caught.append(signal.SIGTERM)
       raise InterruptedRunError(f"{caught[0].name}: {message}")
     logging.info("max_minutes=%g: %s.", config.max_minutes, message)
     return None
   if metrics is None:  # Nothing was left to train.
     metrics = run_evaluation(state.params)
-  evaluate.report(workdir, config, task, state.params, data, step, metrics)
+  if parallel.is_first_process():
+    evaluate.report(workdir, config, task, state.params, data, step, metrics)
   return metrics
 
 
-def _check_config(config):
-  """Raises a ValueError if a field is missing, unknown, or has a bad value."""
-  check_fields("config", config, {"task", "data", "model", "loss", *_FIELDS})
+def check_config(config: ml_collections.ConfigDict) -> None:
+  """Raises a ValueError if a field is missing, unknown, or has a bad value.
+
+  Those of the sections are checked by `tasks.make_task` and `prepare.load`.
+  """
+  check_fields("config", config, {*_SECTIONS, "task", *_FIELDS})
+  check_type("task", config.task, str)
+  for name in _SECTIONS:
+    check_section(f"config.{name}", config[name])
   for name, (kind, least) in _FIELDS.items():
-    if type(config[name]) is not kind:
-      raise ValueError(
-        f"{name}={config[name]!r} must be of type {kind.__name__}"
-      )
+    check_type(name, config[name], kind)
     if least is not None:
       check_at_least(name, config[name], least)
-  parallel.check_divisible("batch_size", config.batch_size)
-  parallel.check_divisible("eval_batch_size", config.eval_batch_size)
   check_choice("data_placement", config.data_placement, batches.PLACEMENTS)
 
 
-def _check_finite(losses, step, manager):
-  """The newest loss; raises a FloatingPointError at the first bad one."""
-  values = [float(loss[0]) for loss in jax.device_get(losses)]
-  for i, value in enumerate(values):
-    if not np.isfinite(value):
-      manager.wait_until_finished()
-      raise FloatingPointError(
-        f"the loss is {value} at step {step - len(values) + 1 + i}; the last"
-        f" checkpoint is of step {manager.latest_step()}. Try a lower"
-        " learning_rate, more warmup_steps, or max_grad_norm"
-      )
-  return values[-1]
+def _check_processes(config, first_step):
+  """Raises a ValueError if processes would not train the same run."""
+  fields = config.to_dict()
+  for place in ("data_dir", "path"):  # Disks differ.
+    del fields["data"][place]
+  parallel.check_agreement(
+    {
+      "config": zlib.crc32(json.dumps(fields, sort_keys=True).encode()) >> 1,
+      "number of devices": jax.local_device_count(),
+      "newest checkpoint": first_step,
+    }
+  )
+
+
+def _describe_bad_step(step, config, data, workdir, manager):
+  split = data.splits["train"]
+  examples = split.examples[
+    batches.examples_of_step(
+      step - 1,
+      batch_size=config.batch_size,
+      num_examples=len(split),
+      seed=config.seed,
+    )
+  ]
+  manager.wait_until_finished()
+  newest = manager.latest_step()
+  place = "there is no checkpoint yet"
+  if newest:
+    place = f"the last checkpoint is of step {newest}, in {workdir}"
+  return (
+    f"the loss or a gradient is not finite at step {step}; {place}. Try a lower"
+    " learning_rate, more warmup_steps, or max_grad_norm. The examples of that"
+    f" step in the data set: {', '.join(map(str, examples.tolist()))}"
+  )
 
 
 @contextlib.contextmanager
 def _catch_signals() -> Iterator[list[signal.Signals]]:
   """Collects SIGTERM and SIGINT, for the loop to end after its step.
 
-  A second SIGINT interrupts at once.
+  A second SIGINT interrupts at once. Where there are many processes, SIGTERM is
+  left to JAX: see `parallel.agree_to_stop`.
   """
   caught = []
 
@@ -302,10 +357,10 @@ def _catch_signals() -> Iterator[list[signal.Signals]]:
       raise KeyboardInterrupt
     caught.append(signal.Signals(number))
 
-  handlers = {
-    number: signal.signal(number, catch)
-    for number in (signal.SIGTERM, signal.SIGINT)
-  }
+  numbers = [signal.SIGINT]
+  if jax.process_count() == 1:
+    numbers.append(signal.SIGTERM)
+  handlers = {number: signal.signal(number, catch) for number in numbers}
   try:
     yield caught
   finally:

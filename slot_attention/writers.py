@@ -1,10 +1,13 @@
 """Metrics of a run: JSON lines always, TensorBoard where TensorFlow is."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
 from absl import logging
+
+from slot_attention import parallel
 
 
 class MetricWriter:
@@ -13,33 +16,62 @@ class MetricWriter:
   Each line is one JSON object: "step", "split", and the metrics. It holds
   nothing that depends on the clock, so that a resumed run writes the lines of
   an undisturbed one. Lines after `step`, from work that no checkpoint kept,
-  are taken out at the start. Used as a context, which closes the files.
+  are taken out at the start. Only the first process writes. Used as a context,
+  which closes the files.
+
+  Raises:
+    OSError: if a file cannot be written; names it.
   """
 
   def __init__(self, workdir: Path, step: int):
     self._path = workdir / "metrics.jsonl"
-    self._keep_until(step)
-    self._file = self._path.open("a")
-    self._tensorboard = _tensorboard(workdir)
+    self._file = self._tensorboard = None
+    if parallel.is_first_process():
+      with self._errors_of_the_disk():
+        self._keep_until(step)
+        self._file = self._path.open("a")
+      self._tensorboard = _tensorboard(workdir)
 
   def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
     """Writes metrics after `step` updates."""
+    if not self._file:
+      return
     line = {"step": step, "split": split, **metrics}
-    self._file.write(json.dumps(line) + "\n")
-    self._file.flush()
+    with self._errors_of_the_disk():
+      self._file.write(json.dumps(line) + "\n")
+      self._file.flush()
     if self._tensorboard:
       self._tensorboard.write_scalars(
         step, {f"{split}/{name}": value for name, value in metrics.items()}
       )
       self._tensorboard.flush()
 
+  def sync(self) -> None:
+    """Returns when the lines are on the disk, also if the power fails."""
+    if self._file:
+      with self._errors_of_the_disk():
+        os.fsync(self._file.fileno())
+
   def __enter__(self) -> "MetricWriter":
     return self
 
   def __exit__(self, *_) -> None:
-    self._file.close()
+    if self._file:
+      # What could not be written is not tried again.
+      with contextlib.suppress(OSError):
+        self._file.close()
     if self._tensorboard:
       self._tensorboard.close()
+
+  @contextlib.contextmanager
+  def _errors_of_the_disk(self):
+    try:
+      yield
+    except OSError as error:
+      raise OSError(
+        f"{self._path} cannot be written ({error.strerror}); the same command"
+        " goes on from the newest checkpoint"
+      ) from error
 
   def _keep_until(self, step):
     if not self._path.exists():

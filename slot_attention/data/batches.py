@@ -1,6 +1,7 @@
 """Order of the examples, and their way to the devices.
 
-A batch is a dict of arrays, on the devices as `parallel.shard` lays them:
+A batch is a dict of arrays, on the devices as `parallel.shard` lays them, with
+B examples over all devices of all processes:
   images: uint8 [B, H, W, C]; segments: uint8 [B, H, W]; targets, if any;
   example_ids: int32 [B], to which the noise of the slots is tied.
 """
@@ -21,7 +22,8 @@ PLACEMENTS = ("device", "host")
 _PREFETCH = 2
 
 Batch = dict[str, jax.Array]
-# Which examples make a batch, and their ids, int [B] each.
+# Which examples make a batch, and their ids, int [B] each; of these a process
+# loads its own part.
 Request = tuple[np.ndarray, np.ndarray]
 
 
@@ -75,7 +77,7 @@ class Feeder:
 
     Args:
       steps: which.
-      batch_size: B, over all devices.
+      batch_size: B.
       seed: of the order.
     """
     ids = np.arange(batch_size, dtype=np.int32)
@@ -116,22 +118,23 @@ def _feed_from_devices(split):
   )
 
   def feed(requests: Iterable[Request]) -> Iterator[Batch]:
-    for examples, ids in requests:
-      examples, ids = parallel.shard((examples, ids))
+    for request in requests:
+      examples, ids = parallel.shard(tuple(map(parallel.own_part, request)))
       yield {**gather(resident, examples), "example_ids": ids}
 
   return feed
 
 
 def _feed_from_host(split):
-  def load(examples, ids):
+  def load(request):
+    examples, ids = map(parallel.own_part, request)
     return parallel.shard({**split.take(examples), "example_ids": ids})
 
   def feed(requests: Iterable[Request]) -> Iterator[Batch]:
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
       loading = collections.deque()
       for request in requests:
-        loading.append(pool.submit(load, *request))
+        loading.append(pool.submit(load, request))
         if len(loading) > _PREFETCH:
           yield loading.popleft().result()
       while loading:
