@@ -83,6 +83,14 @@ def normalize(batch: Arrays) -> Arrays:
   return {**batch, "images": (images / 255 - 0.5) * 2}
 
 
+def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
+  """Height, width and channels of the images that a config's model takes."""
+  if "decoder" in config.model:
+    return make_task(config).model.decoder.image_shape
+  size = config.data.preprocessing.image_size  # Only CLEVR has targets.
+  return size, size, 1 if config.data.grayscale else 3
+
+
 def object_discovery(
   model: ml_collections.ConfigDict, *, max_objects: int
 ) -> Task:

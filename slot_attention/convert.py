@@ -1,0 +1,298 @@
+"""The authors' TensorFlow checkpoints to runs of this project, and back.
+
+  python -m slot_attention.convert --from=ckpt-500 --to=runs/official
+  python -m slot_attention.convert --from=runs/official --to=ckpt-500
+
+The authors published theirs, of both models on CLEVR, in the bucket
+gs://gresearch/slot-attention, folders object-discovery and set-prediction:
+ckpt-500.index and ckpt-500.data-00000-of-00001. Reading and writing them needs
+TensorFlow. Parameters and the step are converted. The state of Adam is not: a
+run that is trained on starts its learning rate anew.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import importlib
+from pathlib import Path
+import re
+import sys
+from typing import Any
+
+from absl import flags
+from flax import traverse_util
+import jax
+import ml_collections
+from ml_collections import config_flags
+import numpy as np
+
+from slot_attention import checkpoints, tasks, train
+
+Variables = dict[str, np.ndarray]
+
+_PREFIX = "network/layer_with_weights-0/"
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_STEP = f"global_step{_SUFFIX}"
+# Our names to the official code's; all that fit a name are applied.
+_RENAMED = (
+  (r"^encoder/conv_(\d+)", r"encoder_cnn/layer_with_weights-\1"),
+  (r"^encoder/position_embedding", "encoder_pos"),
+  (r"^encoder/(layer_norm|mlp)", r"\1"),
+  (r"^decoder/position_embedding", "decoder_pos"),
+  (r"^decoder/conv_(\d+)", r"decoder_cnn/layer_with_weights-\1"),
+  (r"^classifier/mlp", "mlp_classifier"),
+  (r"/dense_(\d+)", r"/layer_with_weights-\1"),
+  (r"/gru/input/kernel", "/gru/kernel"),
+  (r"/gru/recurrent/kernel", "/gru/recurrent_kernel"),
+  (r"norm(_\w+)?/scale", r"norm\1/gamma"),
+  (r"norm(_\w+)?/bias", r"norm\1/beta"),
+)
+# Keras keeps both biases of the GRU in one array [2, 3D], in this order.
+_GRU_BIASES = (
+  "slot_attention/gru/input/bias",
+  "slot_attention/gru/recurrent/bias",
+)
+_GRU_BIAS = f"{_PREFIX}slot_attention/gru/bias{_SUFFIX}"
+# The configs of the published checkpoints, by what only one of them has.
+_CONFIGS = {
+  "decoder_cnn": "clevr6_object_discovery",
+  "mlp_classifier": "clevr_set_prediction",
+}
+
+
+def to_official(params: Any) -> Variables:
+  """Parameters as the variables of the official code, by name.
+
+  Args:
+    params: of `ObjectDiscovery` or `SetPrediction`. What has no counterpart in
+      the official code keeps its name.
+
+  Raises:
+    ValueError: without the GRU of Slot Attention.
+  """
+  flat = traverse_util.flatten_dict(params, sep="/")
+  if not set(_GRU_BIASES) <= set(flat):
+    raise ValueError("the official code has only Slot Attention with a GRU")
+  variables = {
+    name: np.asarray(flat[path]) for path, name in _names(flat).items()
+  }
+  variables[_GRU_BIAS] = np.stack([flat[path] for path in _GRU_BIASES])
+  return variables
+
+
+def from_official(variables: Mapping[str, np.ndarray], like: Any) -> Any:
+  """The variables of the official code as parameters.
+
+  Args:
+    variables: by name; counters and the optimiser's may be among them.
+    like: tree with the names and shapes of the parameters.
+
+  Raises:
+    ValueError: names the variables that are missing, too many, or of another
+      shape.
+  """
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
+  needed = {name: x.shape for name, x in to_official(zeros).items()}
+  given = {
+    name: x.shape
+    for name, x in variables.items()
+    if name.startswith(_PREFIX) and ".OPTIMIZER_SLOT" not in name
+  }
+  wrong = [
+    f"{name} is {given.get(name, 'missing')}, the config needs"
+    f" {needed.get(name, 'nothing')}"
+    for name in sorted({**given, **needed})
+    if given.get(name) != needed.get(name)
+  ]
+  if wrong:
+    raise ValueError(
+      f"the checkpoint does not fit the config: {'; '.join(wrong)}"
+    )
+  names = _names(traverse_util.flatten_dict(zeros, sep="/"))
+  params = {path: variables[name] for path, name in names.items()}
+  params.update(zip(_GRU_BIASES, variables[_GRU_BIAS]))
+  return traverse_util.unflatten_dict(
+    {path: np.asarray(x, np.float32) for path, x in params.items()}, sep="/"
+  )
+
+
+def _names(paths: Iterable[str]) -> dict[str, str]:
+  """Our names to the official ones, without the biases of the GRU."""
+  paths = set(paths) - set(_GRU_BIASES)
+  last = sum(bool(re.match(r"decoder/conv_\d+/kernel", x)) for x in paths)
+  names = {}
+  for path in sorted(paths):
+    name = path.replace("decoder/conv_out", f"decoder/conv_{last}")
+    for pattern, replacement in _RENAMED:
+      name = re.sub(pattern, replacement, name)
+    names[path] = f"{_PREFIX}{name}{_SUFFIX}"
+  return names
+
+
+def read_official(path: Path) -> Variables:
+  """All variables of a TensorFlow checkpoint, by name.
+
+  Args:
+    path: without .index or .data-*.
+
+  Raises:
+    ValueError: if it is not there or damaged.
+    ImportError: without TensorFlow.
+  """
+  tf = _tensorflow()
+  if not path.with_name(f"{path.name}.index").exists():
+    raise ValueError(
+      f"--from={path} is neither the folder of a run (no config.json) nor a"
+      f" TensorFlow checkpoint (no {path.name}.index beside it)"
+    )
+  try:
+    reader = tf.train.load_checkpoint(str(path))
+    return {
+      name: reader.get_tensor(name)
+      for name in reader.get_variable_to_shape_map()
+      if name.endswith(_SUFFIX)
+    }
+  except (tf.errors.OpError, RuntimeError) as error:
+    raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def write_official(path: Path, variables: Mapping[str, np.ndarray]) -> None:
+  """Writes a TensorFlow checkpoint that the official code can restore.
+
+  Args:
+    path: without .index or .data-*; both are written.
+    variables: by name.
+
+  Raises:
+    ImportError: without TensorFlow.
+  """
+  tf = _tensorflow()
+  # Restoring follows objects and their attributes, not names.
+  tree = traverse_util.unflatten_dict(
+    {
+      name.removesuffix(_SUFFIX): tf.Variable(x)
+      for name, x in variables.items()
+    },
+    sep="/",
+  )
+
+  def track(node):
+    if not isinstance(node, dict):
+      return node
+    return tf.train.Checkpoint(**{k: track(v) for k, v in node.items()})
+
+  path.parent.mkdir(parents=True, exist_ok=True)
+  track(tree).write(str(path))
+
+
+def _tensorflow():
+  try:
+    import tensorflow
+  except ImportError as error:
+    raise ImportError(
+      "official checkpoints are read and written with TensorFlow:"
+      " pip install tensorflow-cpu"
+    ) from error
+  return tensorflow
+
+
+def import_run(
+  source: Path,
+  workdir: Path,
+  config: ml_collections.ConfigDict | None = None,
+) -> None:
+  """Makes the folder of a run from an official checkpoint.
+
+  Args:
+    source: the checkpoint, without .index or .data-*.
+    workdir: to be made.
+    config: of the run; that of the published model if left out.
+
+  Raises:
+    ValueError: if the checkpoint is damaged or does not fit the config, or the
+      folder holds something.
+  """
+  variables = read_official(source)
+  if config is None:
+    config = _published_config(variables)
+  train.check_config(config)
+  task = tasks.make_task(config)
+  if workdir.exists() and any(workdir.iterdir()):
+    raise ValueError(f"--to={workdir} is not empty; choose another folder")
+  like = jax.eval_shape(
+    lambda key: task.init(key, tasks.image_shape(config)), jax.random.key(0)
+  )
+  params = from_official(variables, like)
+  optimizer = train.make_optimizer(lambda step: 0.0, config.max_grad_norm)
+  checkpoints.check_workdir(workdir, config)
+  checkpoints.save_config(workdir, config)
+  with checkpoints.open_checkpoints(workdir, keep=1, newest=0) as manager:
+    step = int(variables.get(_STEP, 0))
+    checkpoints.save(manager, step, params, optimizer.init(params))
+
+
+def export_run(workdir: Path, target: Path) -> None:
+  """Writes the newest checkpoint of a run as an official one.
+
+  Args:
+    workdir: of the run.
+    target: the checkpoint, without .index or .data-*.
+
+  Raises:
+    ValueError: if there is no run, it has parts that the official code has not,
+      or the target exists.
+  """
+  run = checkpoints.load_run(workdir)
+  if target.with_name(f"{target.name}.index").exists():
+    raise ValueError(f"--to={target} exists already; choose another name")
+  variables = to_official(run.params)
+  write_official(target, {**variables, _STEP: np.int64(run.step)})
+
+
+def _published_config(variables):
+  for part, name in _CONFIGS.items():
+    if any(variable.startswith(f"{_PREFIX}{part}/") for variable in variables):
+      try:
+        return importlib.import_module(f"configs.{name}").get_config()
+      except ModuleNotFoundError as error:
+        raise ValueError(
+          f"give the run's config: --config=configs/{name}.py or one like it"
+        ) from error
+  raise ValueError(
+    f"none of its variables begins with {_PREFIX} and"
+    f" {' or '.join(_CONFIGS)}: this is no checkpoint of the official code"
+  )
+
+
+def main(argv: Sequence[str]) -> None:
+  """The command line; see the top of this file."""
+  options = flags.FlagValues()
+  flags.DEFINE_string(
+    "from", None, "A run's folder or a checkpoint.", flag_values=options
+  )
+  flags.DEFINE_string(
+    "to", None, "A checkpoint or a run's folder.", flag_values=options
+  )
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Of the run to make; else that of the published model.",
+    flag_values=options,
+  )
+  flags.mark_flags_as_required(["from", "to"], flag_values=options)
+  options(argv)
+  source, target = Path(options["from"].value), Path(options.to)
+  if (source / "config.json").exists():
+    export_run(source, target)
+  else:
+    import_run(source, target, options.config)
+  print(f"{source} -> {target}")
+
+
+def _run(argv):
+  try:
+    main(argv)
+  except (ValueError, OSError, ImportError, flags.Error) as error:
+    sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+  _run(sys.argv)
