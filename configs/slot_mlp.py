@@ -9,9 +9,9 @@ Paper: average precision 19.8 / 0.3 / 0.0 % on CLEVR10 at distances inf / 0.5 /
 Measured here: not yet.
 """
 
-import importlib
-
 from ml_collections import ConfigDict
+
+import configs
 
 # Tables 9 and 10.
 _HIDDEN_SIZES = {
@@ -22,7 +22,7 @@ _SLOT_MLP_SIZES = {"set_prediction": (), "object_discovery": (64, 64)}
 
 
 def get_config(name: str = "clevr_set_prediction") -> ConfigDict:
-  config = importlib.import_module(f"configs.{name}").get_config()
+  config = configs.load(name)
   config.model.slot_mlp = ConfigDict(
     {
       "num_slots": config.model.slot_attention.num_slots,

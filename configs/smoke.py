@@ -3,13 +3,13 @@
 python main.py --config=configs/smoke.py:tetrominoes_object_discovery
 """
 
-import importlib
-
 from ml_collections import ConfigDict
+
+import configs
 
 
 def get_config(name: str = "quickstart") -> ConfigDict:
-  config = importlib.import_module(f"configs.{name}").get_config()
+  config = configs.load(name)
   config.batch_size = 8
   config.num_steps = 6
   config.log_every = 2

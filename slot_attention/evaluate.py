@@ -204,7 +204,9 @@ def _draw_sweep(path, rows, num_iterations, num_slots):
       for row in rows
       if row["sweep"] == sweep and all(row[k] == v for k, v in fixed.items())
     ]
-    return {name: [(row[key], row[name]) for row in chosen] for name in names}
+    return {
+      name: [(row[key], 100 * row[name]) for row in chosen] for name in names
+    }
 
   visualization.draw_curves(
     path,

@@ -243,23 +243,56 @@ def _draw_tables(path, pictures, tables):
 
 
 def draw_curves(
-  path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
+  path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]]
 ) -> None:
   """Curves side by side, as in Figures 5, 21 and 22.
 
   Args:
     path: PNG file to write.
-    panels: label of the horizontal axis to name of a curve to its points.
+    panels: label of the horizontal axis to name of a curve to its points, x and
+      percent, and a standard deviation if there is one.
   """
   figure = _new_figure(3.2 * len(panels), 2.8)
   grid = figure.subplots(1, len(panels), squeeze=False)
   for axes, (label, curves) in zip(grid[0], panels.items()):
     for name, points in curves.items():
-      axes.plot(*zip(*points), marker="o", markersize=3, label=name)
-    axes.set_xlabel(label)
-    axes.set_ylim(-0.02, 1.02)
+      axes.errorbar(*zip(*points), marker="o", markersize=3, label=name)
+    axes.set_xlabel(label, fontsize=8)
+    axes.set_ylabel("%")
+    axes.set_ylim(-2, 102)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=6)
+  figure.savefig(path, dpi=130)
+
+
+def draw_bars(
+  path: Path,
+  panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]],
+) -> None:
+  """Bars with standard deviations, as in the figures of appendix B.
+
+  Args:
+    path: PNG file to write.
+    panels: title to metric to label of a bar to its mean and deviation, in
+      percent.
+  """
+  widths = [
+    sum(len(bars) for bars in panel.values()) + 1 for panel in panels.values()
+  ]
+  figure = _new_figure(1.5 + 0.45 * sum(widths) + 1.2 * len(panels), 3)
+  grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)
+  for axes, (title, panel) in zip(grid[0], panels.items()):
+    labels = list(dict.fromkeys(x for bars in panel.values() for x in bars))
+    width = 0.8 / len(labels)
+    for i, label in enumerate(labels):
+      means, deviations = zip(*(bars[label] for bars in panel.values()))
+      places = np.arange(len(panel)) + (i - (len(labels) - 1) / 2) * width
+      axes.bar(places, means, width, yerr=deviations, capsize=2, label=label)
+    axes.set_xticks(np.arange(len(panel)), list(panel), fontsize=7)
+    axes.set_ylabel("%")
+    axes.set_ylim(0, 102)
+    axes.set_title(title, fontsize=8)
     axes.legend(fontsize=6)
   figure.savefig(path, dpi=130)
 

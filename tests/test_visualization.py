@@ -115,8 +115,9 @@ def test_objects_beyond_the_slots_are_said_to_be_missed(tmp_path):
 def test_curves_are_drawn(tmp_path):
   import matplotlib.image
 
-  points = [(1, 0.2), (2, 0.6), (3, 0.5)]
-  panels = {"x": {"a": points, "b": points[::-1]}, "y": {"a": points}}
+  points = [(1, 20.0), (2, 60.0), (3, 50.0)]
+  with_deviations = [(*point, 5.0) for point in points]
+  panels = {"x": {"a": points, "b": points[::-1]}, "y": {"a": with_deviations}}
   visualization.draw_curves(tmp_path / "c.png", panels)
   picture = matplotlib.image.imread(tmp_path / "c.png")
   assert picture.shape[1] > 2 * picture.shape[0] and picture.std() > 0.05
@@ -142,3 +143,13 @@ def test_a_contact_sheet_shows_images_above_their_segments(tmp_path, channels):
   assert sheet[H + 5, 0].max() == 0
   visualization.draw_examples(path, images, None)
   assert matplotlib.image.imread(path).shape[0] == H
+
+
+def test_bars_are_drawn(tmp_path):
+  import matplotlib.image
+
+  bars = {"default": (90.0, 2.0), "variant": (30.0, 8.0)}
+  panels = {"data": {"fg_ari": bars}, "more": {"ap_1": bars, "ap_0.5": bars}}
+  visualization.draw_bars(tmp_path / "b.png", panels)
+  picture = matplotlib.image.imread(tmp_path / "b.png")
+  assert picture.shape[1] > 2 * picture.shape[0] and picture.std() > 0.05
