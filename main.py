@@ -4,8 +4,10 @@ python main.py --config=configs/quickstart.py
 """
 
 import logging as std_logging
+import os
 from pathlib import Path
 import sys
+import threading
 import traceback
 
 from absl import app, flags, logging
@@ -50,6 +52,8 @@ _FAILED, _BAD_USAGE, _INTERRUPTED = 1, 2, 75
 
 def main(argv: list[str]) -> None:
   logging.get_absl_handler().addFilter(_without_chatter)
+  # What fails in a thread of Orbax is raised again where it is waited for.
+  threading.excepthook = lambda error: logging.debug("", exc_info=error[:3])
   if len(argv) > 1:
     _fail(f"arguments without a flag: {' '.join(argv[1:])}", _BAD_USAGE)
   try:
@@ -57,15 +61,14 @@ def main(argv: list[str]) -> None:
   except train.InterruptedRunError as error:
     _fail(str(error), _INTERRUPTED)
   except (
-    ValueError,
-    OSError,
-    ImportError,
-    FloatingPointError,
-    RuntimeError,
-  ) as error:  # RuntimeError: a device or another process failed.
+    ValueError, OSError, ImportError, FloatingPointError, RuntimeError
+  ) as error:  # fmt: skip
     if logging.level_debug():
       traceback.print_exc()
-    _fail(f"{error} (--verbosity=1 shows where)", _FAILED)
+    # After a RuntimeError of JAX, when a device or another process failed, an
+    # orderly end would wait for minutes for the others.
+    leave = os._exit if isinstance(error, RuntimeError) else sys.exit
+    _fail(f"{error} (--verbosity=1 shows where)", _FAILED, leave)
 
 
 def _without_chatter(record):
@@ -120,9 +123,9 @@ def _parse_flags(argv):
     _fail(f"the config cannot be read: {error}", _BAD_USAGE)
 
 
-def _fail(message, code):
-  print("error:", " ".join(message.split()), file=sys.stderr)
-  sys.exit(code)
+def _fail(message, code, leave=sys.exit):
+  print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
+  leave(code)
 
 
 if __name__ == "__main__":

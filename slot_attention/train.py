@@ -262,10 +262,11 @@ def train(
       if evaluation:
         metrics = run_evaluation(state.params)
         writer.write(step, "eval", metrics)
-        progress.write(
-          f"step {step}: "
-          + ", ".join(f"{name} {x:.4f}" for name, x in metrics.items())
-        )
+        if parallel.is_first_process():
+          progress.write(
+            f"step {step}: "
+            + ", ".join(f"{name} {x:.4f}" for name, x in metrics.items())
+          )
       if save:
         writer.sync()
         saved = parallel.unreplicate(state)

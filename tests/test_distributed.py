@@ -1,0 +1,255 @@
+"""Tests of many processes, on the loopback of this machine."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from slot_attention import evaluate, parallel, tasks, train
+from slot_attention.data import prepare
+from tests.test_main import ROOT, check_error, smoke
+from tests.test_train import (
+  make_config,
+  read_lines,
+  sets_of_objects,
+)
+
+SETS = prepare.DataSet(5, 18, 24, generate=sets_of_objects, chunk_size=24)
+
+
+def free_address():
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    return f"localhost:{probe.getsockname()[1]}"
+
+
+def start(*arguments, **environment):
+  """Starts a Python process with its own devices, its output in one pipe."""
+  return subprocess.Popen(
+    [sys.executable, *map(str, arguments)],
+    cwd=ROOT,
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+      "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+      **environment,
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def make_set_config(data_dir):
+  config = make_config(data_dir, "set_prediction")
+  config.data.name = "sets"
+  config.data.max_objects = 5
+  config.data.procedural = {"seed": 0}
+  return config
+
+
+def evaluate_noisy_targets(config):
+  """Evaluates predictions that are targets with noise tied to the example.
+
+  Unlike those of a model after six steps, they have a precision to speak of.
+  """
+  task = tasks.make_task(config)
+  data = prepare.load(config.data)
+
+  def measure(outputs, batch):
+    noise = jax.vmap(
+      lambda i: jax.random.normal(jax.random.key(i), (5, 19)) / 20
+    )(batch["example_ids"])
+    return {
+      "loss": task.loss(outputs, batch),
+      "predictions": batch["targets"] + noise,
+      "targets": batch["targets"],
+    }
+
+  params = task.init(jax.random.key(0), data.image_shape)
+  run_evaluation = evaluate.make_evaluator(
+    dataclasses.replace(task, measure=measure),
+    data.splits["eval"],
+    batch_size=config.eval_batch_size,
+    placement="host",
+  )
+  return run_evaluation(parallel.replicate(params))
+
+
+def work(address, process_id, data_dir, fresh, begun):
+  """What one of two processes does."""
+  jax.config.update("jax_num_cpu_devices", 2)
+  parallel.join_cluster(address, 2, process_id)
+  assert parallel.num_devices() == 4 and jax.local_device_count() == 2
+  prepare.DATA_SETS["sets"] = SETS
+  config = make_set_config(data_dir)
+  train.train(config, Path(fresh))
+  config.num_steps = 9
+  config.data_placement = "host"
+  train.train(config, Path(begun))
+  metrics = evaluate_noisy_targets(config)
+  with Path(fresh, f"noisy_{process_id}.json").open("w") as file:
+    json.dump(metrics, file)
+  config.seed = process_id
+  with pytest.raises(ValueError, match="do not have the same config: "):
+    train.train(config, Path(f"{fresh}_other"))
+
+
+def assert_close_lines(a, b):
+  assert len(a) == len(b) > 2
+  for line, other in zip(a, b):
+    assert line == pytest.approx(other, abs=1e-5)
+
+
+def test_processes_and_devices_give_the_same_numbers_and_checkpoints(
+  tmp_path, monkeypatch
+):
+  """Two processes of two devices, one of four, and one of one.
+
+  The training loss, and the evaluation whose last batch is not full, are the
+  same, and what one layout has saved goes on in another.
+  """
+  monkeypatch.setitem(prepare.DATA_SETS, "sets", SETS)
+  config = make_set_config(tmp_path / "data")
+  folders = [tmp_path / name for name in ("one", "four", "two_by_two")]
+  one, four, two_by_two = folders
+  four_to_two_by_two = tmp_path / "four_to_two_by_two"
+
+  train.train(config, four)
+  shutil.copytree(four, four_to_two_by_two)
+  address = free_address()
+  paths = [str(tmp_path / "data_2"), str(two_by_two), str(four_to_two_by_two)]
+  processes = [
+    start(
+      "-c",
+      "from tests import test_distributed\n"
+      f"test_distributed.work({address!r}, {process_id}, *{paths})",
+    )
+    for process_id in range(2)
+  ]
+  with monkeypatch.context() as context:
+    devices = jax.local_devices()[:1]
+    context.setattr(jax, "local_devices", lambda: devices)
+    context.setattr(jax, "local_device_count", lambda: 1)
+    train.train(config, one)
+    noisy = evaluate_noisy_targets(config)
+  for process in processes:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+  assert_close_lines(read_lines(one), read_lines(four))
+  assert_close_lines(read_lines(one), read_lines(two_by_two))
+  assert 0.05 < noisy["ap_0.5"] < 0.95
+  for process_id in range(2):
+    text = (two_by_two / f"noisy_{process_id}.json").read_text()
+    assert json.loads(text) == pytest.approx(noisy, abs=1e-5)
+  config.num_steps = 9
+  train.train(config, two_by_two)  # From two processes to one.
+  train.train(config, four)
+  assert_close_lines(read_lines(two_by_two), read_lines(four))
+  assert_close_lines(read_lines(four_to_two_by_two), read_lines(four))
+
+
+def start_pair(tmp_path, *arguments):
+  address = free_address()
+  return [
+    start(
+      ROOT / "main.py",
+      *smoke("quickstart", tmp_path),
+      f"--workdir={tmp_path}/run",
+      f"--coordinator_address={address}",
+      "--num_processes=2",
+      f"--process_id={process_id}",
+      *arguments,
+    )
+    for process_id in range(2)
+  ]
+
+
+def wait_for_step(processes, tmp_path, step):
+  """Waits until a checkpoint of at least this step is there."""
+  for _ in range(1200):
+    folders = (tmp_path / "run" / "checkpoints").glob("*")
+    steps = [int(path.name) for path in folders if path.name.isdecimal()]
+    if max(steps, default=0) >= step:
+      return max(steps)
+    assert all(process.poll() is None for process in processes), [
+      process.communicate()[0] for process in processes
+    ]
+    time.sleep(0.1)
+  raise TimeoutError
+
+
+# That process 1 is gone, process 0 only learns from its silence: 100 seconds.
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_lost_process_ends_the_others_and_sigterm_to_one_saves_for_all(
+  tmp_path, victim
+):
+  """The same command, which also prepares the data, goes on after both."""
+  arguments = (
+    "--config.num_steps=1000000",
+    "--config.log_every=1000",
+    "--config.eval_every=1000000",
+    "--config.checkpoint_every=10",
+  )
+  processes = start_pair(tmp_path, *arguments)
+  wait_for_step(processes, tmp_path, 10)
+  processes[victim].kill()
+  output, _ = processes[1 - victim].communicate(timeout=150)
+  assert processes[1 - victim].returncode, output
+  processes[victim].communicate()
+
+  steps = [
+    int(path.name)
+    for path in (tmp_path / "run" / "checkpoints").glob("*")
+    if path.name.isdecimal()
+  ]
+  processes = start_pair(tmp_path, *arguments)
+  wait_for_step(processes, tmp_path, max(steps) + 10)
+  processes[1].send_signal(signal.SIGTERM)
+  outputs = [process.communicate(timeout=120)[0] for process in processes]
+  saved = wait_for_step(processes, tmp_path, 0)
+  for process, output in zip(processes, outputs):
+    assert process.returncode == 75, output
+    check_error(output, f"SIGTERM: step {saved} of 1000000 is saved")
+
+
+def test_flags_of_a_cluster_that_cannot_be_are_named(tmp_path):
+  for arguments, words in (
+    (["--num_processes=2"], "go together"),
+    (
+      ["--num_processes=2", "--process_id=2", "--coordinator_address=x:1"],
+      "--process_id=2 must be from 0 to 1",
+    ),
+  ):
+    process = start(
+      ROOT / "main.py", *smoke("quickstart", tmp_path), *arguments
+    )
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    check_error(output, words)
+
+
+def test_a_process_takes_the_part_of_the_batch_that_is_its_own(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 3)
+  parts = []
+  for process_id in range(3):
+    monkeypatch.setattr(jax, "process_index", lambda i=process_id: i)
+    parts.append(parallel.own_part(np.arange(12).reshape(6, 2)))
+  assert [len(part) for part in parts] == [2, 2, 2]
+  np.testing.assert_array_equal(
+    np.concatenate(parts), np.arange(12).reshape(6, 2)
+  )
