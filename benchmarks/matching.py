@@ -1,6 +1,6 @@
 """Times ways to match predictions and targets on the device.
 
-  python benchmarks/matching.py
+  python -m benchmarks.matching
 
 Each pairs 512 sets of 10 predictions with 10 targets, as the training step of
 set prediction does, and gives the same least cost. They are timed in turns, and
@@ -136,7 +136,7 @@ def main():
     print(f"  {name:<18} {1e3 * median:8.2f} ms  {ratio:6.2f} x optax")
   if options.output:
     result = {
-      "command": "python benchmarks/matching.py",
+      "command": "python -m benchmarks.matching",
       "date": time.strftime("%Y-%m-%d"),
       "device": jax.devices()[0].device_kind,
       "host": platform.processor() or platform.machine(),
