@@ -29,6 +29,12 @@ CHUNK_SIZE = 64
 # The first training examples, which the official code sets aside.
 NUM_ASIDE = 512
 
+_ALTERNATIVES = (
+  "Or unpack CLEVR_v1.0.zip and set data.path to the folder CLEVR_v1.0; or set"
+  " data.source='procedural' to draw the scenes here, beforehand if you like:"
+  " python -m slot_attention.data.prepare clevr"
+)
+
 # Classes by code in the TFRecords with masks; code 0 is padding.
 RECORD_CLASSES = {
   "size": ("large", "small"),
@@ -142,7 +148,7 @@ def read_tfds(
   except ImportError as error:
     raise ImportError(
       "reading CLEVR of TensorFlow Datasets needs TensorFlow: pip install -r"
-      " requirements.txt"
+      f" requirements.txt. {_ALTERNATIVES}"
     ) from error
   builder = tfds.builder("clevr", data_dir=data_dir)
   if not builder.is_prepared():
@@ -151,8 +157,7 @@ def read_tfds(
       ' This prepares it (18 GB to download): python -c "import'
       " tensorflow_datasets as tfds; tfds.builder('clevr',"
       f' data_dir={str(builder.data_dir_root)!r}).download_and_prepare()".'
-      " Or unpack CLEVR_v1.0.zip and set data.path to the folder CLEVR_v1.0, or"
-      " set data.source='procedural'"
+      f" {_ALTERNATIVES}"
     )
   return _read_builder(tf, tfds, builder, start, stop, crop, image_size)
 
