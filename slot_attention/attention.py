@@ -117,6 +117,7 @@ class SlotAttention(nn.Module):
     check_at_least("num_iterations", self.num_iterations, 1)
     check_at_least("slot_size", self.slot_size, 1)
     check_at_least("mlp_hidden_size", self.mlp_hidden_size, 0)
+    check_at_least("epsilon", self.epsilon, 0)
     check_choice("epsilon_place", self.epsilon_place, EPSILON_PLACES)
     check_choice("aggregation", self.aggregation, AGGREGATIONS)
     check_choice("softmax_axis", self.softmax_axis, SOFTMAX_AXES)

@@ -70,7 +70,10 @@ class Encoder(nn.Module):
 
   def __post_init__(self):
     _check_same_length(self.features, self.strides)
+    check_at_least("features", self.features, 1)
+    check_at_least("strides", self.strides, 1)
     check_at_least("kernel_size", self.kernel_size, 1)
+    check_at_least("mlp_size", self.mlp_size, 1)
     super().__post_init__()
 
   @nn.compact
@@ -112,6 +115,9 @@ class SlotMLP(nn.Module):
 
   def __post_init__(self):
     check_at_least("num_slots", self.num_slots, 1)
+    check_at_least("slot_size", self.slot_size, 1)
+    check_at_least("hidden_sizes", self.hidden_sizes, 1)
+    check_at_least("slot_mlp_sizes", self.slot_mlp_sizes, 1)
     check_at_least("grid_size", self.grid_size, 1)
     super().__post_init__()
 
@@ -154,8 +160,12 @@ class SpatialBroadcastDecoder(nn.Module):
   channels: int = 3
 
   def __post_init__(self):
+    check_at_least("broadcast_size", self.broadcast_size, 1)
     _check_same_length(self.features, self.strides)
+    check_at_least("features", self.features, 1)
+    check_at_least("strides", self.strides, 1)
     check_at_least("kernel_size", self.kernel_size, 1)
+    check_at_least("channels", self.channels, 1)
     super().__post_init__()
 
   @property
@@ -288,6 +298,11 @@ class SetPredictor(nn.Module):
 
   num_outputs: int = 19
   hidden_size: int = 64
+
+  def __post_init__(self):
+    check_at_least("num_outputs", self.num_outputs, 1)
+    check_at_least("hidden_size", self.hidden_size, 1)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, slots: jax.Array) -> jax.Array:

@@ -22,6 +22,8 @@ from slot_attention.validation import (
   check_at_least,
   check_choice,
   check_fields,
+  check_section,
+  check_type,
 )
 
 Arrays = dict[str, jax.Array]
@@ -227,8 +229,14 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
   """
   check_choice("task", config.task, tuple(TASKS))
   make = TASKS[config.task]
-  options = set(inspect.signature(make).parameters) - {"model", "max_objects"}
+  if "max_objects" not in config.data:
+    raise ValueError("config.data: max_objects is missing")
+  check_type("data.max_objects", config.data.max_objects, int)
+  options = dict(inspect.signature(make).parameters)
+  del options["model"], options["max_objects"]
   check_fields("config.loss", config.loss, options)
+  for name, option in options.items():
+    check_type(f"config.loss.{name}", config.loss[name], option.annotation)
   return make(config.model, max_objects=config.data.max_objects, **config.loss)
 
 
@@ -242,9 +250,15 @@ def _build_slot_attention(model):
 def _build(module, model, section):
   if section not in model:
     raise ValueError(f"config.model has no section {section}")
-  fields = {field.name for field in dataclasses.fields(module) if field.init}
-  fields -= {"parent", "name"}
-  check_fields(f"config.model.{section}", model[section], fields)
+  check_section(f"config.model.{section}", model[section])
+  types = {
+    field.name: field.type
+    for field in dataclasses.fields(module)
+    if field.init and field.name not in ("parent", "name")
+  }
+  check_fields(f"config.model.{section}", model[section], types)
+  for name, kind in types.items():
+    check_type(f"config.model.{section}.{name}", model[section][name], kind)
   try:
     return module(**model[section])
   except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """Errors that name the field, the value, and what it may be."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import math
 import typing
 from typing import Any
@@ -18,28 +18,37 @@ def check_type(field: str, value: Any, kind: Any) -> None:
   Args:
     field: its name.
     value: what the config says.
-    kind: int, float, which must be finite, str, bool, or a tuple of these as in
-      tuple[int, ...] and tuple[int, int].
+    kind: int, float, str, bool, or a tuple as in tuple[int, int],
+      tuple[int, ...], and Sequence[int], which is the same.
+
+  Raises:
+    ValueError: also for an int of more than 32 bits and a float that is not
+      finite.
   """
-  if typing.get_origin(kind) is tuple:
-    kinds = typing.get_args(kind)
-    fits = type(value) is tuple and (
-      all(type(x) is kinds[0] for x in value)
-      if kinds[-1] is Ellipsis
-      else tuple(map(type, value)) == kinds
-    )
-  else:
+  values = value if type(value) is tuple else (value,)
+  kinds = typing.get_args(kind)
+  if not kinds:
     fits = type(value) is kind
+  elif kinds[1:] in ((), (Ellipsis,)):
+    fits = type(value) is tuple and all(type(x) is kinds[0] for x in value)
+  else:
+    fits = type(value) is tuple and tuple(map(type, value)) == kinds
   if not fits:
-    name = kind.__name__ if isinstance(kind, type) else kind
+    name = str(kind) if kinds else kind.__name__
     raise ValueError(f"{field}={value!r} must be of type {name}")
-  if kind is float and not math.isfinite(value):
-    raise ValueError(f"{field}={value} must be finite")
+  for number in values:
+    if type(number) is int and abs(number) >= 2**31:
+      raise ValueError(f"{field}={value} must be below 2**31")
+    if type(number) is float and not math.isfinite(number):
+      raise ValueError(f"{field}={value} must be finite")
 
 
-def check_at_least(field: str, value: float, minimum: float) -> None:
-  """Raises a ValueError unless `value` is at least `minimum`."""
-  if value < minimum:
+def check_at_least(
+  field: str, value: float | Sequence[float], minimum: float
+) -> None:
+  """Raises a ValueError unless `value`, or all of it, is at least `minimum`."""
+  values = value if isinstance(value, Sequence) else (value,)
+  if any(x < minimum for x in values):
     raise ValueError(f"{field}={value} must be at least {minimum}")
 
 

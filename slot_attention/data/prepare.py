@@ -42,6 +42,8 @@ from slot_attention.validation import (
   check_at_least,
   check_choice,
   check_fields,
+  check_section,
+  check_type,
 )
 
 # Examples in a picture.
@@ -138,17 +140,23 @@ class Data:
     return self.splits["eval"].image_shape
 
 
-# Fields of a config's data section; `load` says what they mean.
-_PREPARED_FIELDS = (
-  "name",
-  "source",
-  "path",
-  "data_dir",
-  "num_examples",
-  "preprocessing",
-  "procedural",
-)
-_SPLIT_FIELDS = ("num_train", "num_eval", "max_objects", "grayscale")
+# Fields of a config's data section and their types, where they are no sections;
+# `load` says what they mean.
+_PREPARED_FIELDS = {
+  "name": str,
+  "source": str,
+  "path": str,
+  "data_dir": str,
+  "num_examples": int,
+  "preprocessing": None,
+  "procedural": None,
+}
+_SPLIT_FIELDS = {
+  "num_train": int,
+  "num_eval": int,
+  "max_objects": int,
+  "grayscale": bool,
+}
 
 
 def load(data: Mapping[str, Any]) -> Data:
@@ -181,6 +189,7 @@ def load(data: Mapping[str, Any]) -> Data:
     OSError: if the original is not there, or nothing can be written.
   """
   check_fields("config.data", data, {*_PREPARED_FIELDS, *_SPLIT_FIELDS})
+  _check_types(data, {**_PREPARED_FIELDS, **_SPLIT_FIELDS})
   num_train, num_eval, max_objects, grayscale = (
     data[name] for name in _SPLIT_FIELDS
   )
@@ -244,6 +253,7 @@ def prepare(
   Returns:
     The folder of the prepared data set, or None if other shards are missing.
   """
+  _check_types(data, _PREPARED_FIELDS)
   name, source, path, data_dir, num_examples, preprocessing, procedural = (
     data[field] for field in _PREPARED_FIELDS
   )
@@ -252,6 +262,9 @@ def prepare(
   check_at_least("data.num_examples", num_examples, 1)
   data_set = DATA_SETS[name]
   check_fields("data.preprocessing", preprocessing, data_set.preprocessing)
+  for option, default in data_set.preprocessing.items():
+    value = preprocessing[option]
+    check_type(f"data.preprocessing.{option}", value, type(default))
   description = {
     "name": name,
     "source": source,
@@ -290,20 +303,30 @@ def prepare(
   return directory if done else None
 
 
+def _check_types(data, fields):
+  for name, kind in fields.items():
+    if kind is None:
+      check_section(f"data.{name}", data[name])
+    else:
+      check_type(f"data.{name}", data[name], kind)
+
+
 def _procedural_options(data_set, preprocessing, given):
   """All options of the generator: the given ones, else its defaults."""
   if data_set.generate is None:
     raise ValueError(
       "data.source='procedural': this data set exists only as an original"
     )
+  parameters = inspect.signature(data_set.generate).parameters
   defaults = {
     name: parameter.default
-    for name, parameter in inspect.signature(
-      data_set.generate
-    ).parameters.items()
+    for name, parameter in parameters.items()
     if name not in {"chunk", "seed", "variant", *preprocessing}
   }
   check_fields("data.procedural", given, {"seed"}, optional=defaults)
+  for name, value in given.items():
+    check_type(f"data.procedural.{name}", value, parameters[name].annotation)
+  check_at_least("data.procedural.seed", given["seed"], 0)
   return {**defaults, **given}
 
 

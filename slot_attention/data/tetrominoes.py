@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from slot_attention.validation import check_at_least
+
 # All 19 fixed tetrominoes in the order of the original's codes 1 to 19; rows
 # from top to bottom.
 SHAPES = (
@@ -100,6 +102,9 @@ def sample(
     ValueError: for a shape that does not exist, too few colours, or if so few
       scenes have room for the pieces that sampling would not end.
   """
+  check_at_least("num_objects", num_objects, 1)
+  check_at_least("block_size", block_size, 1)
+  check_at_least("min_gap", min_gap, 0)
   if not shapes or not set(shapes) <= set(ALL_SHAPES):
     raise ValueError(f"shapes={tuple(shapes)} must be codes from 1 to 19")
   longest = _EXTENTS[np.array(shapes) - 1].max()
@@ -201,6 +206,8 @@ def generate(
   They depend on (seed, chunk) and the options alone, which are those of
   `sample` and `render`.
   """
+  if not 0 <= background <= 255:
+    raise ValueError(f"background={background} must be from 0 to 255")
   scenes = sample(
     np.random.default_rng([seed, chunk]),
     CHUNK_SIZE,
