@@ -1,0 +1,234 @@
+"""Weights that come with the package.
+
+  from slot_attention import pretrained
+  run = pretrained.load("quickstart")
+
+Each lies in slot_attention/weights/NAME:
+  config.json    of the run
+  params.npz     the parameters, by name
+  examples.npz   the first images it was evaluated on
+  card.json      where it comes from, and what it reaches
+Nothing is pickled. To see which there are, or to add one:
+
+  python -m slot_attention.pretrained
+  python -m slot_attention.pretrained --export=NAME --workdir=runs/NAME \
+    --command="python main.py --config=configs/NAME.py" \
+    --hardware="2 CPU cores, 4 minutes" --date=2026-11-22
+"""
+
+from collections.abc import Sequence
+import datetime
+import json
+from pathlib import Path
+import platform
+import sys
+from typing import Any
+
+from absl import flags
+import flax
+from flax import traverse_util
+import jax
+import numpy as np
+
+from slot_attention import checkpoints, evaluate, parallel, tasks
+from slot_attention.data import prepare
+from slot_attention.validation import check_choice
+
+WEIGHTS = Path(__file__).parent / "weights"
+DTYPES = ("float32", "float16")
+_NUM_EXAMPLES = 16
+# They stay in the repository's history for ever.
+_MAX_BYTES = 2_000_000
+
+
+def names() -> list[str]:
+  """Of all weights in the package."""
+  return sorted(path.parent.name for path in WEIGHTS.glob("*/card.json"))
+
+
+def load(name: str) -> checkpoints.Run:
+  """Loads weights as `checkpoints.load_run` loads a run.
+
+  Raises:
+    ValueError: if there are none of this name.
+  """
+  folder = _folder(name)
+  config = checkpoints.load_config(folder)
+  flat = _read(folder / "params.npz")
+  params = traverse_util.unflatten_dict(
+    {path: x.astype(np.float32) for path, x in flat.items()}, sep="/"
+  )
+  step = load_card(name)["training"]["steps"]
+  return checkpoints.Run(config, tasks.make_task(config), params, step)
+
+
+def load_examples(name: str) -> dict[str, np.ndarray]:
+  """Images that these weights were not trained on, a batch for `normalize`.
+
+  Returns:
+    A dict of images, uint8 [B, H, W, C], of segments and targets where the data
+    has them, and of example_ids.
+
+  Raises:
+    ValueError: if there are no weights of this name.
+  """
+  examples = _read(_folder(name) / "examples.npz")
+  ids = np.arange(len(examples["images"]), dtype=np.int32)
+  return {**examples, "example_ids": ids}
+
+
+def load_card(name: str) -> dict[str, Any]:
+  """The model card: where weights come from, and what they reach.
+
+  Raises:
+    ValueError: if there are none of this name.
+  """
+  return json.loads((_folder(name) / "card.json").read_text())
+
+
+def export(
+  workdir: Path,
+  folder: Path,
+  *,
+  command: str,
+  hardware: str,
+  date: str,
+  dtype: str = "float32",
+) -> dict[str, Any]:
+  """Writes the weights of a run, and evaluates what was written.
+
+  Args:
+    workdir: of the run.
+    folder: to write to; its name is that of the weights.
+    command: that trained it.
+    hardware: it was trained on, and for how long.
+    date: on which it was trained, as YYYY-MM-DD.
+    dtype: in which parameters are stored: "float32" or "float16".
+
+  Returns:
+    The model card.
+
+  Raises:
+    ValueError: if there is no run, or if the file of the parameters is larger
+      than 2 MB.
+  """
+  check_choice("dtype", dtype, DTYPES)
+  datetime.date.fromisoformat(date)
+  run = checkpoints.load_run(workdir)
+  data = prepare.load(run.config.data)
+  split = data.splits["eval"]
+  folder.mkdir(parents=True, exist_ok=True)
+  checkpoints.save_config(folder, run.config)
+  stored = jax.tree.map(lambda x: np.asarray(x, dtype), run.params)
+  path = folder / "params.npz"
+  np.savez_compressed(path, **traverse_util.flatten_dict(stored, sep="/"))
+  size = path.stat().st_size
+  if size > _MAX_BYTES:
+    path.unlink()
+    raise ValueError(
+      f"{path} would have {size:,} bytes, more than {_MAX_BYTES:,}; try"
+      " --dtype=float16"
+    )
+  examples = split.take(np.arange(min(_NUM_EXAMPLES, len(split))))
+  np.savez_compressed(folder / "examples.npz", **examples)
+
+  measure = evaluate.make_evaluator(
+    run.task,
+    split,
+    batch_size=run.config.eval_batch_size,
+    placement=run.config.data_placement,
+  )
+  loaded = jax.tree.map(lambda x: x.astype(np.float32), stored)
+  metrics = measure(parallel.replicate(loaded))
+  slots = run.config.model.get(
+    "slot_attention", run.config.model.get("slot_mlp")
+  )
+  card = {
+    "name": folder.name,
+    "task": run.config.task,
+    "parameters": sum(x.size for x in jax.tree.leaves(stored)),
+    "stored_as": dtype,
+    "training": {
+      "command": command,
+      "hardware": hardware,
+      "date": date,
+      "seed": run.config.seed,
+      "steps": run.step,
+      "examples": len(data.splits["train"]),
+    },
+    "evaluation": {
+      "of": "the stored parameters, on the examples right after the training's",
+      "examples": len(split),
+      "num_slots": slots.num_slots,
+      "metrics": metrics,
+      "date": datetime.date.today().isoformat(),
+      "versions": {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+      },
+    },
+    "data": data.description,
+  }
+  (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+  return card
+
+
+def _folder(name):
+  check_choice("name", name, tuple(names()))
+  return WEIGHTS / name
+
+
+def _read(path):
+  with np.load(path, allow_pickle=False) as file:
+    return dict(file)
+
+
+def _print(card):
+  print(
+    f"{card['name']}: {card['task']}, {card['parameters']:,} parameters,"
+    f" {card['training']['steps']:,} steps"
+  )
+  for metric, value in card["evaluation"]["metrics"].items():
+    print(f"  {metric:<12} {value:.4f}")
+
+
+def main(argv: Sequence[str]) -> None:
+  """The command line; see the top of this file."""
+  options = flags.FlagValues()
+  for name, default, text in (
+    ("export", None, "Name of the weights to write; without it, list them."),
+    ("workdir", None, "Of the run to export."),
+    ("command", None, "That trained it."),
+    ("hardware", None, "It was trained on, and for how long."),
+    ("date", None, "On which it was trained, YYYY-MM-DD."),
+    ("dtype", "float32", "In which to store it; float16 is half as large."),
+    ("to", str(WEIGHTS), "Folder of the weights."),
+  ):
+    flags.DEFINE_string(name, default, text, flag_values=options)
+  options(argv)
+  if options.export is None:
+    for name in names():
+      _print(load_card(name))
+    return
+  given = {
+    name: options[name].value for name in ("command", "hardware", "date")
+  }
+  missing = [
+    k for k, v in {"workdir": options.workdir, **given}.items() if not v
+  ]
+  if missing:
+    raise ValueError(f"--export also needs --{', --'.join(missing)}")
+  folder = Path(options.to, options.export)
+  _print(export(Path(options.workdir), folder, dtype=options.dtype, **given))
+
+
+def _run(argv):
+  try:
+    main(argv)
+  except (ValueError, OSError, flags.Error) as error:
+    sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+  _run(sys.argv)
