@@ -243,7 +243,8 @@ def report(
   """Prints metrics and writes them with pictures into a folder of the run.
 
   The folder is WORKDIR/eval_NAME_SOURCE, after the data: metrics.json and the
-  PNG files of `task.draw` for the first examples.
+  PNG files of `task.draw` for the first examples. WORKDIR/curves.png shows how
+  the metrics came about.
 
   Args:
     workdir: of the run.
@@ -269,7 +270,7 @@ def report(
   outputs = jax.jit(task.apply)(
     parallel.unreplicate(params), batch, jax.random.key(_SLOTS_KEY_SEED)
   )
-  pictures = task.draw(folder, outputs, batch)
+  pictures = [*task.draw(folder, outputs, batch), _draw_history(workdir)]
   print(
     f"\nStep {step}, {result['num_examples']} evaluation examples"
     f" ({config.data.source} {config.data.name}, after the first"
@@ -279,6 +280,26 @@ def report(
     print(f"  {name:<12} {value:.4f}")
   for path in pictures:
     print(f"  picture      {path}")
+
+
+def _draw_history(workdir):
+  """Draws the loss, and the metrics of the evaluations, over the steps."""
+  lines = [
+    json.loads(line)
+    for line in (workdir / "metrics.jsonl").read_text().splitlines()
+  ]
+  losses, metrics = {}, {}
+  for line in lines:
+    step, split = line["step"], line["split"]
+    losses.setdefault(split, []).append((step, line["loss"]))
+    if split == "eval":
+      for name in line.keys() - {"step", "split", "loss"}:
+        metrics.setdefault(name, []).append((step, 100 * line[name]))
+  path = workdir / "curves.png"
+  visualization.draw_curves(
+    path, {"step": dict(sorted(metrics.items()))}, losses=losses
+  )
+  return path
 
 
 def _folder(workdir, config):

@@ -243,7 +243,9 @@ def _draw_tables(path, pictures, tables):
 
 
 def draw_curves(
-  path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]]
+  path: Path,
+  panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]],
+  losses: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> None:
   """Curves side by side, as in Figures 5, 21 and 22.
 
@@ -251,18 +253,28 @@ def draw_curves(
     path: PNG file to write.
     panels: label of the horizontal axis to name of a curve to its points, x and
       percent, and a standard deviation if there is one.
+    losses: name to points, step and loss, of one more panel at the left.
   """
-  figure = _new_figure(3.2 * len(panels), 2.8)
-  grid = figure.subplots(1, len(panels), squeeze=False)
-  for axes, (label, curves) in zip(grid[0], panels.items()):
+  num_panels = len(panels) + bool(losses)
+  figure = _new_figure(3.2 * num_panels, 2.8)
+  grid = figure.subplots(1, num_panels, squeeze=False)[0]
+  if losses:
+    for name, points in losses.items():
+      grid[0].plot(*zip(*points), label=name, linewidth=1)
+    grid[0].set_xlabel("step", fontsize=8)
+    grid[0].set_ylabel("loss")
+    grid[0].set_yscale("log")
+    grid[0].legend(fontsize=6)
+  for axes, (label, curves) in zip(grid[bool(losses) :], panels.items()):
     for name, points in curves.items():
       axes.errorbar(*zip(*points), marker="o", markersize=3, label=name)
     axes.set_xlabel(label, fontsize=8)
     axes.set_ylabel("%")
     axes.set_ylim(-2, 102)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=6)
+  for axes in grid:
+    axes.grid(alpha=0.3)
   figure.savefig(path, dpi=130)
 
 

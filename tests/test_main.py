@@ -73,7 +73,7 @@ def test_a_run_is_evaluated_again_and_goes_on(tmp_path):
   workdir = tmp_path / "runs" / "smoke_quickstart"
   lines = (workdir / "metrics.jsonl").read_text()
   again, _ = run(*arguments, "--mode=eval", cwd=tmp_path)
-  assert again.splitlines()[-4:] == stdout.splitlines()[-4:]
+  assert again.splitlines()[-5:] == stdout.splitlines()[-5:]
   swept, _ = run(*arguments, "--mode=sweep", cwd=tmp_path)
   assert "sweep.png" in swept
   run(*arguments, "--config.num_steps=7", cwd=tmp_path)

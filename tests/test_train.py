@@ -260,7 +260,11 @@ def test_the_slot_mlp_predicts_sets(set_config, tmp_path):
     evaluate.sweep_run(tmp_path, checkpoints.load_config(tmp_path))
 
 
-def test_a_sweep_covers_iterations_objects_and_slots(set_config, tmp_path):
+def test_a_sweep_covers_iterations_objects_and_slots(
+  set_config, tmp_path, monkeypatch
+):
+  assert list(evaluate.SWEPT_ITERATIONS) == [1, 2, 3, 4, 5, 6, 7]
+  monkeypatch.setattr(evaluate, "SWEPT_ITERATIONS", (1, 2, 4))
   metrics = train.train(set_config, tmp_path)
   rows = evaluate.sweep_run(tmp_path, set_config)
   (as_trained,) = (
@@ -285,7 +289,7 @@ def test_a_sweep_covers_iterations_objects_and_slots(set_config, tmp_path):
     for row in rows
     if row["sweep"] == "slots"
   } == {number: max(1, number - 1) for number in numbers.tolist()}
-  assert len({row["loss"] for row in rows}) > 7
+  assert len({row["loss"] for row in rows}) > 5
   (written,) = tmp_path.glob("eval_*/sweep.json")
   assert json.loads(written.read_text())["rows"] == rows
   assert written.with_name("sweep.png").exists()
