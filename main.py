@@ -72,9 +72,14 @@ def main(argv: list[str]) -> None:
 
 
 def _without_chatter(record):
-  """JAX and Orbax log a page of information about each of their steps."""
-  own = Path(train.__file__).parent in Path(record.pathname).parents
-  return own or record.levelno > std_logging.INFO
+  """JAX and Orbax log a page of information about each of their steps.
+
+  Orbax also logs, in many pages, the errors that it raises.
+  """
+  path = Path(record.pathname)
+  own = Path(train.__file__).parent in path.parents
+  least = std_logging.CRITICAL if "orbax" in path.parts else std_logging.WARNING
+  return own or logging.level_debug() or record.levelno >= least
 
 
 def _run():

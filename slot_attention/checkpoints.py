@@ -191,9 +191,12 @@ def open_checkpoints(
   )
   try:
     yield manager
-    with _errors_of_saving(workdir):
-      manager.wait_until_finished()
-  finally:
+  except BaseException:
+    with contextlib.suppress(Exception):  # It raises the same once more.
+      manager.close()
+    raise
+  with _errors_of_saving(workdir):
+    manager.wait_until_finished()
     manager.close()
 
 
@@ -243,7 +246,7 @@ def restore_newest(
   with ocp.CheckpointManager(
     _folder(workdir),
     item_handlers=_handlers(),
-    options=ocp.CheckpointManagerOptions(read_only=True),
+    options=ocp.CheckpointManagerOptions(create=False),
   ) as manager:
     for step in sorted(manager.all_steps(), reverse=True):
       try:

@@ -87,4 +87,4 @@ def test_every_change_of_a_config_runs_or_is_named(tmp_path, monkeypatch):
     else:
       outcomes["runs"].append(what)
   assert not outcomes["fails"], "\n".join(outcomes["fails"])
-  assert len(outcomes["runs"]) > 20 and len(outcomes["is named"]) > 100
+  assert len(outcomes["runs"]) > 10 and len(outcomes["is named"]) > 100

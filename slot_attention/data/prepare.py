@@ -324,8 +324,10 @@ def _procedural_options(data_set, preprocessing, given):
     if name not in {"chunk", "seed", "variant", *preprocessing}
   }
   check_fields("data.procedural", given, {"seed"}, optional=defaults)
-  for name, value in given.items():
-    check_type(f"data.procedural.{name}", value, parameters[name].annotation)
+  kinds = {name: parameters[name].annotation for name in defaults}
+  for name, kind in {**kinds, "seed": int}.items():
+    if name in given:
+      check_type(f"data.procedural.{name}", given[name], kind)
   check_at_least("data.procedural.seed", given["seed"], 0)
   return {**defaults, **given}
 
