@@ -10,6 +10,7 @@ checksums of its arrays. Nothing is pickled.
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -376,8 +377,10 @@ def _errors_of_saving(workdir):
   try:
     yield
   except Exception as error:
+    full = os.strerror(errno.ENOSPC)
+    reason = full if full in str(error) else _first_line(error)
     raise OSError(
-      f"a checkpoint cannot be saved in {workdir}: {_first_line(error)}. Those"
+      f"a checkpoint cannot be saved in {workdir}: {reason}. Those"
       " saved before are intact: make room, and the same command goes on"
     ) from error
 

@@ -163,19 +163,42 @@ def test_processes_and_devices_give_the_same_numbers_and_checkpoints(
   assert_close_lines(read_lines(four_to_two_by_two), read_lines(four))
 
 
-def start_pair(tmp_path, *arguments):
+def flags_of_cluster():
   address = free_address()
+  for process_id in range(2):
+    yield {
+      "arguments": (
+        f"--coordinator_address={address}",
+        "--num_processes=2",
+        f"--process_id={process_id}",
+      )
+    }
+
+
+def slurm():
+  """What SLURM sets, from which JAX derives the address."""
+  job = int(free_address().split(":")[1])
+  for process_id in range(2):
+    yield {
+      "SLURM_JOB_ID": str(job),
+      "SLURM_STEP_NODELIST": "localhost",
+      "SLURM_NTASKS": "2",
+      "SLURM_PROCID": str(process_id),
+      "SLURM_LOCALID": str(process_id),
+    }
+
+
+def start_pair(cluster, tmp_path, *arguments):
   return [
     start(
       ROOT / "main.py",
       *smoke("quickstart", tmp_path),
       f"--workdir={tmp_path}/run",
-      f"--coordinator_address={address}",
-      "--num_processes=2",
-      f"--process_id={process_id}",
       *arguments,
+      *settings.pop("arguments", ()),
+      **settings,
     )
-    for process_id in range(2)
+    for settings in cluster()
   ]
 
 
@@ -205,7 +228,7 @@ def test_a_lost_process_ends_the_others_and_sigterm_to_one_saves_for_all(
     "--config.eval_every=1000000",
     "--config.checkpoint_every=10",
   )
-  processes = start_pair(tmp_path, *arguments)
+  processes = start_pair(flags_of_cluster, tmp_path, *arguments)
   wait_for_step(processes, tmp_path, 10)
   processes[victim].kill()
   output, _ = processes[1 - victim].communicate(timeout=150)
@@ -217,7 +240,7 @@ def test_a_lost_process_ends_the_others_and_sigterm_to_one_saves_for_all(
     for path in (tmp_path / "run" / "checkpoints").glob("*")
     if path.name.isdecimal()
   ]
-  processes = start_pair(tmp_path, *arguments)
+  processes = start_pair(slurm, tmp_path, *arguments)
   wait_for_step(processes, tmp_path, max(steps) + 10)
   processes[1].send_signal(signal.SIGTERM)
   outputs = [process.communicate(timeout=120)[0] for process in processes]
