@@ -134,6 +134,7 @@ class SlotAttention(nn.Module):
     num_slots: int | None = None,
     num_iterations: int | None = None,
     slots: jax.Array | None = None,
+    inputs_mask: jax.Array | None = None,
     example_ids: jax.Array | None = None,
   ) -> dict[str, jax.Array]:
     """Groups the inputs into slots.
@@ -144,6 +145,8 @@ class SlotAttention(nn.Module):
       num_iterations: T for this call.
       slots: initial slots [B, K, D], whose K counts; without them they are
         drawn with the random stream "slots" (`rngs={"slots": key}`).
+      inputs_mask: bool [B, N], False for padding: whatever stands there changes
+        nothing. Slots of a set that is all padding get updates of zero.
       example_ids: int [B]; the noise of an example's slots depends on the
         stream's key and on its id alone, not on its place in this batch.
         0 .. B-1 if left out.
@@ -152,14 +155,14 @@ class SlotAttention(nn.Module):
       A dict of
         slots: [B, K, D] after the last iteration;
         attn: [B, T, N, K] of every iteration, sums to 1 over `softmax_axis`
-          (epsilon not yet added);
+          (epsilon not yet added), and is 0 for padding;
         slots_per_iteration: [B, T + 1, K, D], the initial slots first.
 
     Raises:
       ValueError: if K or T is below 1, if K exceeds the slots that
         slot_init="per_slot" has learned, or if a shape does not fit.
     """
-    batch_size, _, inputs_size = inputs.shape
+    batch_size, num_inputs, inputs_size = inputs.shape
     if num_slots is None:
       num_slots = self.num_slots
     if num_iterations is None:
@@ -171,6 +174,15 @@ class SlotAttention(nn.Module):
         f"use_projections=False compares inputs with slots directly: inputs of"
         f" size {inputs_size} do not fit slot_size={self.slot_size}"
       )
+
+    is_input = None
+    if inputs_mask is not None:
+      if inputs_mask.shape != (batch_size, num_inputs):
+        raise ValueError(
+          f"inputs_mask of shape {inputs_mask.shape} does not fit inputs of"
+          f" shape {inputs.shape}"
+        )
+      is_input = inputs_mask.astype(bool)[..., None]
 
     mu, log_sigma = self._gaussian(num_slots)
     if slots is None:
@@ -199,7 +211,7 @@ class SlotAttention(nn.Module):
       norm_mlp = layer_norm("norm_mlp")
       mlp = MLP((self.mlp_hidden_size, self.slot_size), name="mlp")
 
-    inputs = layer_norm("norm_inputs")(inputs)
+    inputs = layer_norm("norm_inputs")(_fill(inputs, is_input, 0.0))
     k, v = project("project_k")(inputs), project("project_v")(inputs)
     scale = self.slot_size**-0.5 if self.temperature == "sqrt_d" else 1.0
 
@@ -207,11 +219,14 @@ class SlotAttention(nn.Module):
     for _ in range(num_iterations):
       slots_prev = slots
       q = project_q(norm_slots(slots)) * scale
+      logits = jnp.einsum("bnd,bkd->bnk", k, q)
       attn = nn.softmax(
-        jnp.einsum("bnd,bkd->bnk", k, q),
+        _fill(logits, is_input, jnp.finfo(logits.dtype).min),
         axis=-1 if self.softmax_axis == "slots" else -2,
       )
-      updates = jnp.einsum("bnk,bnd->bkd", self._weights(attn), v)
+      attn = _fill(attn, is_input, 0.0)
+      weights = self._weights(attn, is_input)
+      updates = jnp.einsum("bnk,bnd->bkd", weights, v)
       if self.aggregation == "weighted_sum_layer_norm":
         updates = norm_updates(updates)
       slots = gru(slots_prev, updates) if self.update == "gru" else updates
@@ -226,15 +241,17 @@ class SlotAttention(nn.Module):
       "slots_per_iteration": jnp.stack(slots_per_iteration, axis=1),
     }
 
-  def _weights(self, attn: jax.Array) -> jax.Array:
+  def _weights(self, attn: jax.Array, is_input: jax.Array | None) -> jax.Array:
     """Weights of the values, [B, N, K]; over N they sum to 1 in a mean."""
     if self.epsilon_place == "attention":
-      attn = attn + self.epsilon
+      attn = _fill(attn + self.epsilon, is_input, 0.0)
     if self.aggregation != "weighted_mean":
       return attn
     total = jnp.sum(attn, axis=1, keepdims=True)
     if self.epsilon_place == "denominator":
       total = total + self.epsilon
+    if is_input is not None:  # The mean of no inputs shall not be 0 / 0.
+      total = jnp.where(is_input.any(axis=1, keepdims=True), total, 1.0)
     return attn / total
 
   def _gaussian(self, num_slots: int) -> tuple[jax.Array, jax.Array]:
@@ -262,6 +279,11 @@ class SlotAttention(nn.Module):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("slots"), ids)
     shape = (num_slots, self.slot_size)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def _fill(x: jax.Array, is_input: jax.Array | None, value: float) -> jax.Array:
+  """[B, N, ...] with `value` where is_input, [B, N, 1], is False."""
+  return x if is_input is None else jnp.where(is_input, x, value)
 
 
 def soft_k_means(num_slots: int, **fields) -> SlotAttention:

@@ -340,6 +340,89 @@ def test_noise_of_an_example_depends_on_its_id_not_on_its_place(inputs):
   assert np.abs(initial_slots([3]) - initial_slots([8])).max() > 1e-2
 
 
+# All that meets the padding.
+PADDING_SWITCHES = [
+  {},
+  {"softmax_axis": "inputs"},
+  {"aggregation": "weighted_sum"},
+  {"epsilon": 0.1},
+  {"epsilon": 0.1, "epsilon_place": "denominator"},
+]
+
+
+@pytest.mark.parametrize("switch", PADDING_SWITCHES, ids=str)
+def test_padding_changes_nothing(inputs, switch):
+  """Nor does what stands there, not even NaN; outputs and gradients."""
+  module = make(num_iterations=1, **switch)
+  params, _ = init_and_apply(module, inputs)
+  length = N - 4
+  mask = jnp.array([[True] * N, [True] * length + [False] * 4])
+  padded = jnp.where(mask[..., None], inputs, jnp.nan)
+
+  def run(inputs, mask, ids):
+    def loss(params, inputs):
+      outputs = module.apply(
+        {"params": params},
+        inputs,
+        inputs_mask=mask,
+        example_ids=jnp.array(ids),
+        rngs={"slots": jax.random.key(4)},
+      )
+      # Of the shorter set alone.
+      return jnp.sum(jnp.sin(outputs["slots"][-1])), outputs
+
+    grad = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    (params_grads, inputs_grads), outputs = grad(params, inputs)
+    return {
+      "slots": outputs["slots"][-1],
+      "attn": outputs["attn"][-1, :, :length],
+      "inputs_grads": inputs_grads[-1, :length],
+      "params_grads": params_grads,
+    }, (outputs["attn"][-1, :, length:], inputs_grads[-1, length:])
+
+  actual, of_padding = run(padded, mask, [0, 1])
+  expected, _ = run(inputs[1:, :length], None, [1])
+  for x in of_padding:
+    assert x.size and not x.any()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4),
+    actual,
+    expected,
+  )
+
+
+def test_without_padding_the_mask_changes_nothing(inputs):
+  module = make()
+  params, plain = init_and_apply(module, inputs)
+  for mask, equal in ((jnp.ones((B, N)), True), (jnp.eye(B, N), False)):
+    outputs = module.apply(
+      {"params": params},
+      inputs,
+      inputs_mask=mask,
+      rngs={"slots": jax.random.key(4)},
+    )
+    difference = np.abs(outputs["slots"] - plain["slots"]).max()
+    assert (difference < 1e-5) == equal
+
+
+@pytest.mark.parametrize("switch", PADDING_SWITCHES, ids=str)
+def test_a_set_of_nothing_but_padding_stays_finite(inputs, switch):
+  module = make(num_iterations=1, **switch)
+  params, _ = init_and_apply(module, inputs)
+
+  def loss(params):
+    outputs = module.apply(
+      {"params": params},
+      inputs,
+      inputs_mask=jnp.zeros((B, N), bool),
+      rngs={"slots": jax.random.key(4)},
+    )
+    return outputs["slots"].sum()
+
+  value, grads = jax.jit(jax.value_and_grad(loss))(params)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves((value, grads)))
+
+
 def test_gradients_reach_every_parameter(inputs):
   for switch in ({}, {"slot_init": "per_slot"}):
     module = make(**switch)
@@ -389,3 +472,5 @@ def test_bad_calls_say_what_is_wrong(inputs):
     make().init(rngs, inputs, slots=jnp.zeros((B, K, D + 1)))
   with pytest.raises(ValueError, match="num_slots=0"):
     make().init(rngs, inputs, num_slots=0)
+  with pytest.raises(ValueError, match=r"inputs_mask of shape \(2, 10\)"):
+    make().init(rngs, inputs, inputs_mask=jnp.ones((B, N + 1)))
