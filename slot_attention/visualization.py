@@ -99,7 +99,11 @@ def draw_examples(
 
 
 def draw_slots(
-  path: Path, images: jax.Array, outputs: dict[str, jax.Array]
+  path: Path,
+  images: jax.Array,
+  outputs: dict[str, jax.Array],
+  *,
+  use_masks: bool = True,
 ) -> None:
   """Figure 3a: image, reconstruction, masks in colours, then every slot.
 
@@ -107,19 +111,51 @@ def draw_slots(
     path: PNG file to write.
     images: [B, H, W, C] in [-1, 1], one row each.
     outputs: of `ObjectDiscovery` for them.
+    use_masks: whether slots are cut out by their masks; if not, they are shown
+      as they are painted (Figure 4).
   """
-  slots = cut_out(outputs["recons"], outputs["masks"])
+  rows = _slot_rows(images, outputs, use_masks)
+  _draw_grid(path, rows, labels=[""] * len(rows))
+
+
+def draw_iterations(
+  path: Path, images: jax.Array, iterations: Sequence[dict[str, jax.Array]]
+) -> None:
+  """Figure 3c: the rows of Figure 3a after each iteration.
+
+  Args:
+    path: PNG file to write.
+    images: [B, H, W, C] in [-1, 1].
+    iterations: of each, what `ObjectDiscovery.decode` makes of its slots.
+  """
+  per_iteration = [_slot_rows(images, outputs, True) for outputs in iterations]
+  _draw_grid(
+    path,
+    [row for rows in zip(*per_iteration) for row in rows],
+    [f"t = {t + 1}" for t in range(len(iterations))] * len(images),
+  )
+
+
+def _slot_rows(images, outputs, use_masks):
+  """A row of titled pictures for each image."""
+  slots = to_picture(outputs["recons"])
+  if use_masks:
+    slots = cut_out(outputs["recons"], outputs["masks"])
   columns = {
     "Image": to_picture(images),
     "Recon.": to_picture(outputs["recon_combined"]),
     "Mask": color_by_mask(outputs["masks"]),
-    **{f"Slot {k + 1}": slots[:, k] for k in range(slots.shape[1])},
+    **_titled(np.moveaxis(slots, 1, 0)),
   }
-  rows = [
+  return [
     {title: pictures[b] for title, pictures in columns.items()}
     for b in range(len(images))
   ]
-  _draw_grid(path, rows, labels=[""] * len(rows))
+
+
+def _titled(slots):
+  """Title to picture of every slot."""
+  return {f"Slot {k + 1}": slot for k, slot in enumerate(slots)}
 
 
 def draw_attention(path: Path, images: jax.Array, attn: jax.Array) -> None:
@@ -140,11 +176,47 @@ def draw_attention(path: Path, images: jax.Array, attn: jax.Array) -> None:
     rows.append(
       {
         "Image": pictures[b] if t == 0 else blank,
-        **{f"Slot {k + 1}": m for k, m in enumerate(maps[b, t])},
+        **_titled(maps[b, t]),
       }
     )
     labels.append(f"t = {t + 1}")
   _draw_grid(path, rows, labels)
+
+
+def draw_trajectory(path: Path, slots_per_iteration: jax.Array) -> None:
+  """The way of the slots of one image, from noise to what they hold.
+
+  Their two principal components, over all slots and iterations; dots are the
+  initial slots, arrows the iterations.
+
+  Args:
+    path: PNG file to write.
+    slots_per_iteration: [T + 1, K, D], the initial slots first.
+  """
+  slots = np.asarray(slots_per_iteration)
+  _, num_slots, size = slots.shape
+  centered = slots - slots.mean((0, 1))
+  _, spread, axes_of_slots = np.linalg.svd(
+    centered.reshape(-1, size), full_matrices=False
+  )
+  shares = spread**2 / (spread**2).sum()
+  places = centered @ axes_of_slots[:2].T  # [T + 1, K, 2]
+  figure = _new_figure(4, 3.2)
+  axes = figure.subplots()
+  for k, color in enumerate(slot_colors(num_slots)):
+    x, y = places[:, k].T
+    axes.plot(x[0], y[0], "o", color=color, label=f"Slot {k + 1}")
+    axes.quiver(
+      x[:-1], y[:-1], np.diff(x), np.diff(y),
+      color=color, angles="xy", scale_units="xy", scale=1, width=0.007,
+    )  # fmt: skip
+  axes.update_datalim(places.reshape(-1, 2))
+  axes.autoscale_view()
+  axes.set_xlabel(f"first component ({shares[0]:.0%})", fontsize=8)
+  axes.set_ylabel(f"second component ({shares[1]:.0%})", fontsize=8)
+  axes.legend(fontsize=6)
+  axes.grid(alpha=0.3)
+  figure.savefig(path, dpi=130)
 
 
 def draw_predictions(
@@ -310,20 +382,25 @@ def draw_bars(
 
 
 def _draw_grid(path, rows, labels):
-  """Pictures [H, W, 3] or maps [h, w] under the titles of the first row."""
+  """Pictures [H, W, 3] or maps [h, w] under the titles of the first row.
+
+  Those of slots have a border in the colour of the slot.
+  """
   num_rows, num_columns = len(rows), len(rows[0])
   figure = _new_figure(1.1 * num_columns + 0.4, 1.1 * num_rows + 0.3)
   grid = figure.subplots(num_rows, num_columns, squeeze=False)
   for axes, title in zip(grid[0], rows[0]):
     axes.set_title(title, fontsize=9)
+  slots = [title for title in rows[0] if title.startswith("Slot ")]
+  colors = dict(zip(slots, slot_colors(len(slots))))
   for axes_of_row, row, label in zip(grid, rows, labels):
     axes_of_row[0].set_ylabel(label, fontsize=8)
-    for axes, picture in zip(axes_of_row, row.values()):
+    for axes, (title, picture) in zip(axes_of_row, row.items()):
       axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="none")
       axes.set_xticks([])
       axes.set_yticks([])
       for spine in axes.spines.values():
-        spine.set_visible(False)
+        spine.set(visible=title in colors, color=colors.get(title), linewidth=2)
   figure.savefig(path, dpi=110)
 
 

@@ -1,10 +1,10 @@
 """Runs that nobody trained, for tests of what is done with a run."""
 
-import importlib
 from pathlib import Path
 
 import jax
 
+import configs
 from slot_attention import checkpoints, tasks
 
 
@@ -16,7 +16,7 @@ def make_run(workdir: Path, name: str, **model: dict) -> Path:
     name: of the config.
     **model: sections of config.model, with fields to change.
   """
-  config = importlib.import_module("configs.smoke").get_config(name)
+  config = configs.load(f"smoke:{name}")
   config.data.data_dir = str(workdir.parent / "data")
   config.model.update(model)
   task = tasks.make_task(config)

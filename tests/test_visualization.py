@@ -153,3 +153,46 @@ def test_bars_are_drawn(tmp_path):
   visualization.draw_bars(tmp_path / "b.png", panels)
   picture = matplotlib.image.imread(tmp_path / "b.png")
   assert picture.shape[1] > 2 * picture.shape[0] and picture.std() > 0.05
+
+
+def test_slots_have_borders_in_their_color_and_can_be_shown_whole(tmp_path):
+  import matplotlib.image
+
+  rng = np.random.default_rng(0)
+  images = rng.uniform(-1, 1, (B, H, W, 3))
+  outputs = random_outputs(rng)
+  outputs["recons"][:] = -1  # Every slot paints black.
+  black = []
+  for use_masks in (True, False):
+    path = tmp_path / "s.png"
+    visualization.draw_slots(path, images, outputs, use_masks=use_masks)
+    picture = matplotlib.image.imread(path)[..., :3]
+    black.append(np.mean(picture.max(-1) < 0.05))
+    for color in visualization.slot_colors(K):
+      assert np.any(np.abs(picture - color).max(-1) < 0.02)
+  assert black[1] > black[0] + 0.1
+
+
+def test_iterations_are_rows_below_each_other(tmp_path):
+  import matplotlib.image
+
+  rng = np.random.default_rng(0)
+  images = rng.uniform(-1, 1, (B, H, W, 3))
+  iterations = [random_outputs(rng) for _ in range(T)]
+  sizes = []
+  for count in (1, T):
+    path = tmp_path / "i.png"
+    visualization.draw_iterations(path, images, iterations[:count])
+    sizes.append(matplotlib.image.imread(path).shape[0])
+  assert sizes[1] > 2 * sizes[0]
+
+
+def test_the_trajectory_shows_the_way_of_every_slot(tmp_path):
+  import matplotlib.image
+
+  slots = np.random.default_rng(0).normal(size=(T + 1, K, 7))
+  path = tmp_path / "t.png"
+  visualization.draw_trajectory(path, slots)
+  picture = matplotlib.image.imread(path)[..., :3]
+  for color in visualization.slot_colors(K):
+    assert np.any(np.abs(picture - color).max(-1) < 0.02)

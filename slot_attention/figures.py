@@ -1,0 +1,199 @@
+"""The paper's pictures of what slots hold and attend to, from any run.
+
+  python -m slot_attention.figures --workdir=runs/quickstart
+  python -m slot_attention.figures --pretrained=quickstart --to=figures
+
+Of object discovery Figures 3a (slots), 3b (attention after each iteration), 3c
+(reconstructions after each iteration), 4 (slots without their masks) and 20 (as
+3a with four more slots and five iterations, on the images with most objects
+that the data set has); of set prediction Table 2 and Figure 6 (attention).
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from slot_attention import (
+  checkpoints,
+  pretrained,
+  tasks,
+  visualization,
+)
+from slot_attention.data import clevr, prepare
+
+# Figure 20 has 11 slots instead of 7, and five iterations.
+_MORE_SLOTS = 4
+_MORE_ITERATIONS = 5
+
+
+def draw(
+  run: checkpoints.Run,
+  batch: dict[str, Any],
+  folder: Path,
+  *,
+  num_slots: int | None = None,
+  num_iterations: int | None = None,
+) -> list[Path]:
+  """Draws the figures of a run's task, but for Figure 20.
+
+  Args:
+    run: with Slot Attention, not the Slot MLP.
+    batch: normalised; of set prediction with targets.
+    folder: to write to.
+    num_slots: K, if not the run's.
+    num_iterations: T, if not the run's.
+
+  Returns:
+    The PNG files.
+  """
+  images = batch["images"]
+  outputs = _apply(run, batch, num_slots, num_iterations)
+  if run.config.task == "set_prediction":
+    paths = [folder / "table_2.png", folder / "figure_6.png"]
+    visualization.draw_predictions(
+      paths[0],
+      images,
+      batch["targets"],
+      outputs["predictions_per_iteration"],
+      clevr.PROPERTIES,
+    )
+    visualization.draw_attention(paths[1], images, outputs["attn"][:, -1:])
+    return paths
+  names = ("3a", "3b", "3c", "4")
+  paths = [folder / f"figure_{name}.png" for name in names]
+  visualization.draw_slots(paths[0], images, outputs)
+  visualization.draw_attention(paths[1], images, outputs["attn"])
+  visualization.draw_iterations(paths[2], images, decode(run, outputs))
+  visualization.draw_slots(paths[3], images, outputs, use_masks=False)
+  return paths
+
+
+def decode(
+  run: checkpoints.Run, outputs: dict[str, jax.Array]
+) -> list[dict[str, jax.Array]]:
+  """What object discovery decodes from the slots after each iteration.
+
+  Args:
+    run: of object discovery.
+    outputs: of `run.task.apply`.
+
+  Returns:
+    For each of the T iterations the dict of `SpatialBroadcastDecoder`.
+  """
+
+  @jax.jit
+  def decode(slots):
+    return run.task.model.apply({"params": run.params}, slots, method="decode")
+
+  slots = outputs["slots_per_iteration"]
+  return [decode(slots[:, t]) for t in range(1, slots.shape[1])]
+
+
+def draw_more(
+  run: checkpoints.Run, batch: dict[str, Any], folder: Path
+) -> list[Path]:
+  """Draws Figure 20: more objects, slots and iterations than in training.
+
+  The paper's model was also trained with the eleven slots.
+
+  Args:
+    run: of object discovery.
+    batch: normalised.
+    folder: to write to.
+
+  Returns:
+    The PNG file.
+  """
+  num_slots = run.config.model.slot_attention.num_slots + _MORE_SLOTS
+  outputs = _apply(run, batch, num_slots, _MORE_ITERATIONS)
+  path = folder / "figure_20.png"
+  visualization.draw_slots(path, batch["images"], outputs)
+  return [path]
+
+
+def _apply(run, batch, num_slots, num_iterations):
+  @jax.jit
+  def apply(params, batch):
+    return run.task.apply(
+      params,
+      batch,
+      jax.random.key(0),
+      num_slots=num_slots,
+      num_iterations=num_iterations,
+    )
+
+  return apply(run.params, batch)
+
+
+def _examples(run, count, *, more=False):
+  """The first evaluation examples of a run, or those with most objects."""
+  data = run.config.data.copy_and_resolve_references()
+  if more:
+    data.max_objects = prepare.DATA_SETS[data.name].max_objects
+  split = prepare.load(data).splits["eval"]
+  places = np.arange(len(split))
+  if more:
+    places = np.argsort(-split.num_objects, kind="stable")
+  places = places[:count]
+  return {**split.take(places), "example_ids": places.astype(np.int32)}
+
+
+def main(arguments: Sequence[str]) -> None:
+  """The command line; see the top of this file."""
+  parser = argparse.ArgumentParser(
+    prog="python -m slot_attention.figures", description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )  # fmt: skip
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument("--workdir", type=Path, help="of the run")
+  source.add_argument("--pretrained", metavar="NAME", help="shipped weights")
+  parser.add_argument(
+    "--to", type=Path, help="folder to write to, default WORKDIR/figures"
+  )
+  parser.add_argument("--num_images", type=int, default=3)
+  parser.add_argument("--num_slots", type=int, help="K, if not the run's")
+  parser.add_argument("--num_iterations", type=int, help="T, if not the run's")
+  options = parser.parse_args(arguments)
+  if options.num_images < 1:
+    raise ValueError(f"--num_images={options.num_images} must be at least 1")
+
+  if options.pretrained:
+    run = pretrained.load(options.pretrained)
+    all_examples = pretrained.load_examples(options.pretrained)
+    examples = {k: v[: options.num_images] for k, v in all_examples.items()}
+  else:
+    run = checkpoints.load_run(options.workdir)
+    examples = _examples(run, options.num_images)
+  if "slot_mlp" in run.config.model:
+    raise ValueError("the Slot MLP attends to nothing: it has no such figures")
+  folder = options.to or (options.workdir or Path()) / "figures"
+  folder.mkdir(parents=True, exist_ok=True)
+  paths = draw(
+    run,
+    tasks.normalize(examples),
+    folder,
+    num_slots=options.num_slots,
+    num_iterations=options.num_iterations,
+  )
+  if run.config.task == "object_discovery":
+    if options.workdir:
+      examples = _examples(run, options.num_images, more=True)
+    paths += draw_more(run, tasks.normalize(examples), folder)
+  for path in paths:
+    print(path)
+
+
+def _run():
+  try:
+    main(sys.argv[1:])
+  except (ValueError, OSError) as error:
+    sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+  _run()

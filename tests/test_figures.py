@@ -1,0 +1,72 @@
+"""Tests of the figures of a run."""
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+
+from slot_attention import checkpoints, figures, pretrained, tasks
+from tests.runs import make_run
+from tests.test_metrics import random_sets
+
+
+def size(path):
+  """Height and width of a picture that is not blank."""
+  picture = matplotlib.image.imread(path)[..., :3]
+  assert picture.std() > 0.05
+  return picture.shape[:2]
+
+
+def test_object_discovery_has_every_figure_of_the_paper(tmp_path, capsys):
+  workdir = make_run(tmp_path / "run", "quickstart")
+  figures.main([f"--workdir={workdir}", "--num_images=2", "--num_iterations=4"])
+  folder = workdir / "figures"
+  names = [path.name for path in sorted(folder.iterdir())]
+  assert names == [f"figure_{x}.png" for x in ("20", "3a", "3b", "3c", "4")]
+  printed = capsys.readouterr().out.split()
+  assert sorted(printed) == [str(folder / name) for name in names]
+  heights = {name: size(folder / name)[0] for name in names}
+  # Two rows; two images times four iterations.
+  for name in ("figure_3b.png", "figure_3c.png"):
+    assert heights[name] > 3 * heights["figure_3a.png"]
+  # Four more slots.
+  assert size(folder / "figure_20.png")[1] > size(folder / "figure_4.png")[1]
+
+
+def test_set_prediction_has_its_table_and_attention(tmp_path):
+  workdir = make_run(tmp_path / "run", "clevr_set_prediction_small")
+  run = checkpoints.load_run(workdir)
+  rng = np.random.default_rng(0)
+  _, targets = random_sets(rng, 2, 6, 6, 0.0)
+  shape = tasks.image_shape(run.config)
+  batch = {
+    "images": rng.uniform(-1, 1, (2, *shape)).astype(np.float32),
+    "targets": targets,
+    "example_ids": np.arange(2),
+  }
+  paths = figures.draw(run, batch, tmp_path, num_slots=7)
+  assert [path.name for path in paths] == ["table_2.png", "figure_6.png"]
+  table, attention = map(size, paths)
+  assert table[1] > 500 and 3 * attention[0] < 2 * attention[1]
+
+
+def test_decoding_the_last_iteration_gives_the_reconstruction():
+  run = pretrained.load("quickstart")
+  batch = tasks.normalize(pretrained.load_examples("quickstart"))
+  outputs = jax.jit(run.task.apply)(run.params, batch, jax.random.key(0))
+  decoded = figures.decode(run, outputs)
+  assert len(decoded) == 3
+  np.testing.assert_allclose(
+    decoded[-1]["recon_combined"], outputs["recon_combined"], atol=1e-5
+  )
+  # Iterations reconstruct better and better (Figure 3c).
+  losses = [run.task.loss(x, batch).mean() for x in decoded]
+  assert losses[0] > 2 * losses[1] > 2 * losses[2]
+
+
+def test_the_slot_mlp_and_empty_requests_are_refused(tmp_path):
+  workdir = make_run(tmp_path / "run", "slot_mlp:quickstart")
+  with pytest.raises(ValueError, match="Slot MLP attends to nothing"):
+    figures.main([f"--workdir={workdir}"])
+  with pytest.raises(ValueError, match="num_images=0 must be at least 1"):
+    figures.main(["--pretrained=quickstart", "--num_images=0"])
