@@ -1,0 +1,260 @@
+"""What a model sees in images of one's own.
+
+  python -m slot_attention.predict --workdir=runs/quickstart photo.png
+  python -m slot_attention.predict --pretrained=quickstart a.png b.jpg --to=out
+
+Images may have any size: they are cropped, if the run's data was, and resized
+as in training. Into TO/NAME of every image it writes
+
+  slots.png          of object discovery: Figure 3a
+  segments.png       the slot of every pixel of the image, from 1; 0 is cut off
+  predictions.json   of set prediction: the objects, the surest first
+  attention.png      of every slot and iteration
+  outputs.npz        the arrays that the model returns
+
+This is what a model says that has only seen the images of its training.
+"""
+
+import argparse
+from collections.abc import Sequence
+import json
+from pathlib import Path
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from slot_attention import checkpoints, pretrained, tasks, visualization
+from slot_attention.data import clevr, store
+from slot_attention.metrics import (
+  CATEGORIES,
+  COORDINATE_RANGE,
+  COORDINATES,
+  REAL_OBJECT,
+)
+
+# Height and width of the images to which CLEVR's crop belongs.
+_CROPPED_SIZE = (240, 320)
+
+
+def read_image(path: Path) -> np.ndarray:
+  """Reads an image file as uint8 [H, W, 3], upright.
+
+  Raises:
+    ValueError: if it cannot be read as an image; names it and says why.
+  """
+  try:
+    with PIL.Image.open(path) as image:
+      upright = PIL.ImageOps.exif_transpose(image)
+      return np.asarray(upright.convert("RGB"))
+  except PIL.UnidentifiedImageError as error:
+    raise ValueError(f"{path} is no image that Pillow knows") from error
+  except OSError as error:
+    raise ValueError(
+      f"the image {path} cannot be read: {error.strerror or error}"
+    ) from error
+  except (SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+    raise ValueError(f"the image {path} cannot be read: {error}") from error
+
+
+def crop(
+  config: ml_collections.ConfigDict, height: int, width: int
+) -> tuple[slice, slice]:
+  """Rows and columns of an image that a run's model sees.
+
+  Args:
+    config: of the run.
+    height: of the image.
+    width: of the image, to whose size CLEVR's crop is scaled.
+  """
+  if not config.data.preprocessing.get("crop", False):
+    return slice(0, height), slice(0, width)
+
+  def scale(place, size, full_size):
+    start = round(place.start * size / full_size)
+    return slice(start, max(round(place.stop * size / full_size), start + 1))
+
+  return (
+    scale(clevr.CROP_ROWS, height, _CROPPED_SIZE[0]),
+    scale(clevr.CROP_COLUMNS, width, _CROPPED_SIZE[1]),
+  )
+
+
+def frame(
+  config: ml_collections.ConfigDict, images: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Brings images into the form of a run's data.
+
+  Args:
+    config: of the run.
+    images: uint8 [H, W, 3] each, of any size.
+
+  Returns:
+    A batch of images, uint8, and example_ids; see `tasks.normalize`.
+  """
+  height, width, channels = tasks.image_shape(config)
+  if height != width:
+    raise ValueError(f"the model draws {height}x{width}, which is no square")
+  framed = []
+  for image in images:
+    rows, columns = crop(config, *image.shape[:2])
+    part = image[None, rows, columns]
+    framed.append(clevr.frame(part, crop=False, image_size=height)[0])
+  ids = np.arange(len(images), dtype=np.int32)
+  split = store.Split({"images": np.stack(framed)}, ids, channels == 1)
+  return {**split.take(ids), "example_ids": ids}
+
+
+def segment(
+  config: ml_collections.ConfigDict,
+  masks: np.ndarray,
+  height: int,
+  width: int,
+) -> np.ndarray:
+  """The slot of every pixel of an image, whatever its size.
+
+  Args:
+    config: of the run.
+    masks: [K, h, w, 1] of the framed image.
+    height: of the image.
+    width: of the image.
+
+  Returns:
+    uint8 [height, width]: 1 to K, the slot of the largest mask; 0 where the
+    image was cut off.
+  """
+  slots = np.asarray(masks)[..., 0].argmax(axis=0) + 1
+  box = crop(config, height, width)
+  segments = np.zeros((height, width), np.uint8)
+  # The nearest pixel of the masks.
+  rows, columns = (
+    ((np.arange(side.stop - side.start) + 0.5) * size
+     / (side.stop - side.start)).astype(int)
+    for side, size in zip(box, slots.shape)
+  )  # fmt: skip
+  segments[box] = slots[rows[:, None], columns]
+  return segments
+
+
+def describe(predictions: np.ndarray) -> list[dict[str, Any]]:
+  """Predictions [K, 19] in words and scene units, the surest object first."""
+  objects = []
+  for thing in sorted(predictions, key=lambda x: -x[REAL_OBJECT]):
+    coords = COORDINATE_RANGE * (thing[COORDINATES] - 0.5)
+    objects.append(
+      {
+        "is_object": round(float(thing[REAL_OBJECT]), 4),
+        **{
+          name: clevr.PROPERTIES[name][int(thing[place].argmax())]
+          for name, place in CATEGORIES.items()
+        },
+        "xyz": [round(float(x), 3) for x in coords],
+      }
+    )
+  return objects
+
+
+def write(
+  folder: Path,
+  config: ml_collections.ConfigDict,
+  image: np.ndarray,
+  batch: dict[str, Any],
+  outputs: dict[str, Any],
+) -> None:
+  """Writes what a model sees in one image; see the top of this file.
+
+  Args:
+    folder: to make.
+    config: of the run.
+    image: uint8 [H, W, 3], as it was read.
+    batch: of this image alone, normalised.
+    outputs: of the model for it.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  images = batch["images"]
+  if "masks" in outputs:
+    visualization.draw_slots(folder / "slots.png", images, outputs)
+    segments = segment(config, outputs["masks"][0], *image.shape[:2])
+    colors = visualization.slot_colors(outputs["masks"].shape[1])
+    picture = PIL.Image.fromarray(segments)
+    picture.putpalette(
+      np.rint(255 * np.concatenate([np.zeros((1, 3)), colors]))
+      .astype(np.uint8)
+      .tobytes()
+    )
+    picture.save(folder / "segments.png")
+  if "predictions" in outputs:
+    objects = describe(np.asarray(outputs["predictions"][0]))
+    text = json.dumps(objects, indent=2)
+    (folder / "predictions.json").write_text(text + "\n")
+  if "attn" in outputs:
+    visualization.draw_attention(
+      folder / "attention.png", images, outputs["attn"]
+    )
+  np.savez_compressed(
+    folder / "outputs.npz",
+    images=images[0],
+    **{name: x[0] for name, x in outputs.items()},
+  )
+
+
+def main(arguments: Sequence[str]) -> None:
+  """The command line; see the top of this file."""
+  parser = argparse.ArgumentParser(
+    prog="python -m slot_attention.predict",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument("--workdir", type=Path, help="of the run")
+  source.add_argument("--pretrained", metavar="NAME", help="shipped weights")
+  parser.add_argument(
+    "--to", type=Path, default=Path("predictions"), help="folder to write to"
+  )
+  parser.add_argument("--num_slots", type=int, help="K, if not the run's")
+  parser.add_argument("--num_iterations", type=int, help="T, if not the run's")
+  options = parser.parse_args(arguments)
+  names = [path.stem for path in options.images]
+  twice = sorted({name for name in names if names.count(name) > 1})
+  if twice:
+    raise ValueError(
+      f"several images are called {', '.join(twice)}: they would go into the"
+      " same folder"
+    )
+  images = [read_image(path) for path in options.images]
+  if options.pretrained:
+    run = pretrained.load(options.pretrained)
+  else:
+    run = checkpoints.load_run(options.workdir)
+
+  @jax.jit
+  def apply(params, batch):
+    return run.task.apply(
+      params,
+      batch,
+      jax.random.key(0),
+      num_slots=options.num_slots,
+      num_iterations=options.num_iterations,
+    )
+
+  for name, image in zip(names, images):
+    batch = tasks.normalize(frame(run.config, [image]))
+    outputs = jax.device_get(apply(run.params, batch))
+    write(options.to / name, run.config, image, batch, outputs)
+    print(options.to / name)
+
+
+def _run():
+  try:
+    main(sys.argv[1:])
+  except (ValueError, OSError) as error:
+    sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+  _run()
