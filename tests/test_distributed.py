@@ -91,6 +91,7 @@ def evaluate_noisy_targets(config):
 
 def work(address, process_id, data_dir, fresh, begun):
   """What one of two processes does."""
+  evaluate.report = lambda *_: None  # Pictures take long.
   jax.config.update("jax_num_cpu_devices", 2)
   parallel.join_cluster(address, 2, process_id)
   assert parallel.num_devices() == 4 and jax.local_device_count() == 2
@@ -122,6 +123,7 @@ def test_processes_and_devices_give_the_same_numbers_and_checkpoints(
   The training loss, and the evaluation whose last batch is not full, are the
   same, and what one layout has saved goes on in another.
   """
+  monkeypatch.setattr(evaluate, "report", lambda *_: None)
   monkeypatch.setitem(prepare.DATA_SETS, "sets", SETS)
   config = make_set_config(tmp_path / "data")
   folders = [tmp_path / name for name in ("one", "four", "two_by_two")]

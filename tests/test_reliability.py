@@ -43,7 +43,7 @@ def digests(workdir):
   return step, json.loads(metadata.read_text())["custom_metadata"]
 
 
-def start(tmp_path, name, log):
+def start(tmp_path, name, num_steps, log):
   """Starts a run of its own data, so that these are prepared again as well."""
   return subprocess.Popen(
     [
@@ -53,7 +53,7 @@ def start(tmp_path, name, log):
       f"--workdir={tmp_path / name}",
       "--config.num_cpu_devices=1",
       "--config.data.num_examples=8000",
-      "--config.num_steps=60",
+      f"--config.num_steps={num_steps}",
       "--config.log_every=1",
       "--config.eval_every=10",
       "--config.checkpoint_every=4",
@@ -72,10 +72,11 @@ def start(tmp_path, name, log):
 
 
 @pytest.mark.parametrize(
-  "num_kills", [3, pytest.param(20, marks=pytest.mark.slow)]
+  "num_kills, num_steps",
+  [(3, 60), pytest.param(20, 400, marks=pytest.mark.slow)],
 )
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
-  tmp_path, num_kills
+  tmp_path, num_kills, num_steps
 ):
   """Bit for bit: parameters, optimiser, metrics. Every third kill is a SIGTERM.
 
@@ -83,16 +84,20 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
   and saving.
   """
   with (tmp_path / "log").open("w") as log:
-    assert start(tmp_path, "whole", log).wait() == 0
+    assert start(tmp_path, "whole", num_steps, log).wait() == 0
   rng = np.random.default_rng(num_kills)
   begun = []
   for i in range(num_kills):
     path = tmp_path / f"log_{i}"
     with path.open("w") as log:
-      process = start(tmp_path, "killed", log)
-      while not path.stat().st_size and process.poll() is None:
-        time.sleep(0.01)  # Until it begins to do something.
-      time.sleep(rng.uniform(0, 3 if i else 0.1))
+      process = start(tmp_path, "killed", num_steps, log)
+      # Until it begins to do something, or to train.
+      sign = "from step " if i % 4 else ""
+      while process.poll() is None and not (
+        path.stat().st_size and sign in path.read_text()
+      ):
+        time.sleep(0.01)
+      time.sleep(rng.uniform(0, 4 if i else 0.1))
       terminate = i % 3 == 2
       process.send_signal(signal.SIGTERM if terminate else signal.SIGKILL)
       code = process.wait()
@@ -105,22 +110,22 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
       if "from step " in line
     ]
   with (tmp_path / "log").open("w") as log:
-    assert start(tmp_path, "killed", log).wait() == 0, (
+    assert start(tmp_path, "killed", num_steps, log).wait() == 0, (
       tmp_path / "log"
     ).read_text()
 
   whole, killed = tmp_path / "whole", tmp_path / "killed"
-  assert digests(killed) == digests(whole) and digests(whole)[0] == 60
+  assert digests(killed) == digests(whole) and digests(whole)[0] == num_steps
   assert_equal_trees(
     checkpoints.load_run(killed).params, checkpoints.load_run(whole).params
   )
   lines = (killed / "metrics.jsonl").read_text()
   assert lines == (whole / "metrics.jsonl").read_text()
-  assert len(lines.splitlines()) == 60 + 6
+  assert len(lines.splitlines()) == num_steps + num_steps // 10
   report = "eval_tetrominoes_procedural/metrics.json"
   assert (killed / report).read_text() == (whole / report).read_text()
   if num_kills > 3:  # Some of them were in the middle of the run.
-    assert len({step for step in begun if 0 < step < 60}) > 2, begun
+    assert len({step for step in begun if 0 < step < num_steps}) > 2, begun
 
 
 def truncate(path):
