@@ -53,7 +53,7 @@ _FAILED, _BAD_USAGE, _INTERRUPTED = 1, 2, 75
 def main(argv: list[str]) -> None:
   logging.get_absl_handler().addFilter(_without_chatter)
   # What fails in a thread of Orbax is raised again where it is waited for.
-  threading.excepthook = lambda error: logging.debug("", exc_info=error[:3])
+  threading.excepthook = sys.unraisablehook = _log_error_elsewhere
   if len(argv) > 1:
     _fail(f"arguments without a flag: {' '.join(argv[1:])}", _BAD_USAGE)
   try:
@@ -71,6 +71,10 @@ def main(argv: list[str]) -> None:
     _fail(f"{error} (--verbosity=1 shows where)", _FAILED, leave)
 
 
+def _log_error_elsewhere(error):
+  logging.debug("In another thread:", exc_info=error[:3])
+
+
 def _without_chatter(record):
   """JAX and Orbax log a page of information about each of their steps.
 
@@ -78,7 +82,8 @@ def _without_chatter(record):
   """
   path = Path(record.pathname)
   own = Path(train.__file__).parent in path.parents
-  least = std_logging.CRITICAL if "orbax" in path.parts else std_logging.WARNING
+  again = {"orbax", "asyncio"} & set(path.parts)
+  least = std_logging.CRITICAL if again else std_logging.WARNING
   return own or logging.level_debug() or record.levelno >= least
 
 

@@ -21,6 +21,11 @@ from slot_attention.data import batches, prepare
 from tests.test_main import ROOT, check_error, smoke
 from tests.test_train import assert_equal_trees, make_config, read_lines
 
+# Of tensorstore, when it cannot write or read; main.py hides them.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 
 @pytest.fixture(name="config")
 def _config(tmp_path):
@@ -73,7 +78,7 @@ def start(tmp_path, name, num_steps, log):
 
 @pytest.mark.parametrize(
   "num_kills, num_steps",
-  [(3, 60), pytest.param(20, 400, marks=pytest.mark.slow)],
+  [(2, 40), pytest.param(20, 400, marks=pytest.mark.slow)],
 )
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
   tmp_path, num_kills, num_steps
@@ -98,7 +103,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
       ):
         time.sleep(0.01)
       time.sleep(rng.uniform(0, 4 if i else 0.1))
-      terminate = i % 3 == 2
+      terminate = i % 3 == 1
       process.send_signal(signal.SIGTERM if terminate else signal.SIGKILL)
       code = process.wait()
       assert code in ((75, -15, 0) if terminate else (-9, 0))
@@ -124,7 +129,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
   assert len(lines.splitlines()) == num_steps + num_steps // 10
   report = "eval_tetrominoes_procedural/metrics.json"
   assert (killed / report).read_text() == (whole / report).read_text()
-  if num_kills > 3:  # Some of them were in the middle of the run.
+  if num_kills > 2:  # Some of them were in the middle of the run.
     assert len({step for step in begun if 0 < step < num_steps}) > 2, begun
 
 
