@@ -11,7 +11,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from slot_attention import checkpoints, parallel, tasks, visualization
+from slot_attention import (
+  checkpoints,
+  parallel,
+  tasks,
+  visualization,
+  writers,
+)
 from slot_attention.data import batches, prepare, store
 from slot_attention.progress import progress_bar
 
@@ -270,7 +276,8 @@ def report(
   outputs = jax.jit(task.apply)(
     parallel.unreplicate(params), batch, jax.random.key(_SLOTS_KEY_SEED)
   )
-  pictures = [*task.draw(folder, outputs, batch), _draw_history(workdir)]
+  pictures = [*task.draw(folder, outputs, batch), *_draw_history(workdir)]
+  writers.write_pictures(workdir, step, pictures, config)
   print(
     f"\nStep {step}, {result['num_examples']} evaluation examples"
     f" ({config.data.source} {config.data.name}, after the first"
@@ -284,10 +291,10 @@ def report(
 
 def _draw_history(workdir):
   """Draws the loss, and the metrics of the evaluations, over the steps."""
-  lines = [
-    json.loads(line)
-    for line in (workdir / "metrics.jsonl").read_text().splitlines()
-  ]
+  history = workdir / "metrics.jsonl"
+  if not history.exists():  # Of a converted run.
+    return []
+  lines = [json.loads(line) for line in history.read_text().splitlines()]
   losses, metrics = {}, {}
   for line in lines:
     step, split = line["step"], line["split"]
@@ -299,7 +306,7 @@ def _draw_history(workdir):
   visualization.draw_curves(
     path, {"step": dict(sorted(metrics.items()))}, losses=losses
   )
-  return path
+  return [path]
 
 
 def _folder(workdir, config):

@@ -1,11 +1,14 @@
 """Metrics of a run: JSON lines always, TensorBoard where TensorFlow is."""
 
+from collections.abc import Sequence
 import contextlib
 import json
 import os
 from pathlib import Path
 
 from absl import logging
+from flax import traverse_util
+import ml_collections
 
 from slot_attention import parallel
 
@@ -85,6 +88,38 @@ class MetricWriter:
     partial = self._path.with_suffix(".partial")
     partial.write_text("".join(kept))
     os.replace(partial, self._path)
+
+
+def write_pictures(
+  workdir: Path,
+  step: int,
+  pictures: Sequence[Path],
+  config: ml_collections.ConfigDict,
+) -> None:
+  """Shows pictures and the config of a run in TensorBoard, if it is there.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint.
+    pictures: PNG files.
+    config: whose fields TensorBoard lists as hyper-parameters.
+  """
+  tensorboard = _tensorboard(workdir)
+  if not tensorboard:
+    return
+  from matplotlib import image
+
+  tensorboard.write_images(
+    step, {path.stem: image.imread(path)[..., :3] for path in pictures}
+  )
+  fields = traverse_util.flatten_dict(config.to_dict(), sep=".")
+  tensorboard.write_hparams(
+    {
+      name: value if isinstance(value, bool | int | float | str) else str(value)
+      for name, value in fields.items()
+    }
+  )
+  tensorboard.close()
 
 
 def _tensorboard(workdir):
