@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from slot_attention import checkpoints, convert
+from slot_attention import checkpoints, convert, train
 
 tf = pytest.importorskip("tensorflow")
 
@@ -253,6 +254,18 @@ def test_a_converted_checkpoint_computes_what_the_official_code_computes(
   expected = forward(task, variables, image, noise)
   assert expected.std() > 0.1  # Not vacuous.
   np.testing.assert_allclose(outputs[name][0], expected, atol=1e-4)
+
+
+def test_a_converted_run_can_be_trained_on(converted):
+  _, _, folder = converted
+  run = checkpoints.load_run(folder / "run")
+  schedule = optax.constant_schedule(1e-4)
+  optimizer = train.make_optimizer(schedule, run.config.max_grad_norm)
+  step, items = checkpoints.restore_newest(
+    folder / "run", params=run.params, optimizer=optimizer.init(run.params)
+  )
+  assert step == run.step
+  assert not any(x.any() for x in jax.tree.leaves(items["optimizer"]))
 
 
 def test_the_way_back_restores_every_variable_of_the_official_model(converted):
