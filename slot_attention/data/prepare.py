@@ -339,7 +339,8 @@ def _original(name, path, data_dir, num_examples, preprocessing):
     read = clevr_originals.read_with_masks
   elif name == "clevr":
     read, size = clevr_originals.read_tfds, clevr_originals.CHUNK_SIZE
-  if name.startswith("clevr") and path and Path(path).is_dir():
+  is_folder = bool(path) and (name == "clevr" or Path(path).is_dir())
+  if name.startswith("clevr") and is_folder:
     read, size = clevr_originals.read_folder, clevr_originals.CHUNK_SIZE
   if read is _read_records:
     preprocessing = {"name": name}
