@@ -27,7 +27,7 @@ from PIL import Image
 from slot_attention.data import clevr, clevr_renderer, clevr_scenes
 
 IMAGE_SIZE = 128
-PAIRS_SHOWN = (8, 4)  # Rows and columns of pairs.
+PAIRS_SHOWN = (4, 4)  # Rows and columns of pairs.
 
 REFERENCE = flags.DEFINE_string("reference", "", "Folder; see above.")
 OUTPUT = flags.DEFINE_string("output", "", "Path without suffix.")

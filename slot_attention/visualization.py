@@ -328,7 +328,7 @@ def draw_curves(
     losses: name to points, step and loss, of one more panel at the left.
   """
   num_panels = len(panels) + bool(losses)
-  figure = _new_figure(3.2 * num_panels, 2.8)
+  figure = _new_figure(3.8 * num_panels, 2.8)
   grid = figure.subplots(1, num_panels, squeeze=False)[0]
   if losses:
     for name, points in losses.items():
@@ -344,7 +344,7 @@ def draw_curves(
     axes.set_ylabel("%")
     axes.set_ylim(-2, 102)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
   for axes in grid:
     axes.grid(alpha=0.3)
   figure.savefig(path, dpi=130)
