@@ -643,6 +643,28 @@ def test_records_with_masks_give_the_targets_of_the_visible(tmp_path):
     list(clevr_originals.read_with_masks(path, 0, 2, crop=True, image_size=128))
 
 
+def test_objects_come_before_padding_with_their_segments(tmp_path):
+  example, entities = random_example(
+    "clevr_with_masks", np.random.default_rng(0)
+  )
+  visible = np.array([1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0], np.float32)
+  example["visibility"] = visible
+  example["x"][:] = np.arange(11) / 4
+  for factor in ("size", "material", "shape", "color"):
+    example[factor] = visible.astype(np.uint8)
+  path = tmp_path / "some.tfrecords"
+  write_records(path, [example])
+  (chunk,) = clevr_originals.read_with_masks(
+    path, 0, 1, crop=True, image_size=192
+  )
+  (targets,), (segments,) = chunk["targets"], chunk["segments"]
+  np.testing.assert_array_equal(targets[:, -1], [1, 1, 1] + [0] * 7)
+  np.testing.assert_allclose(6 * targets[:3, 0] - 3, [0.25, 0.75, 1.5], 1e-5)
+  true = entities[clevr.CROP_ROWS, clevr.CROP_COLUMNS]
+  for place, entity in enumerate((1, 3, 6), 1):
+    np.testing.assert_array_equal(segments == place, true == entity)
+
+
 def test_tensorflow_datasets_need_tensorflow(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorflow", None)
   with pytest.raises(ImportError, match="needs TensorFlow: pip install"):

@@ -175,21 +175,17 @@ def read_with_masks(
     image_size: side of the result.
 
   Raises:
-    FileNotFoundError, ValueError: see `multi_object_records.read`.
+    FileNotFoundError, ValueError: by the iterator, see
+      `multi_object_records.read`.
   """
   chunks = multi_object_records.read(
     Path(path), "clevr_with_masks", start, stop
   )
-  return (
-    _framed(
-      chunk["images"],
-      _record_targets(chunk, path),
-      chunk["segments"],
-      crop,
-      image_size,
+  for chunk in chunks:
+    targets, segments = _objects_first(
+      _record_targets(chunk, path), chunk["segments"]
     )
-    for chunk in chunks
-  )
+    yield _framed(chunk["images"], targets, segments, crop, image_size)
 
 
 def _framed(images, targets, segments, crop, image_size):
@@ -387,3 +383,23 @@ def _record_targets(chunk, path):
     by_code = np.array([_NUMBERS[name][class_] for class_ in names])
     classes[name] = by_code[codes - 1]
   return clevr.encode_targets(coords, classes, is_object)
+
+
+def _objects_first(targets, segments):
+  """Moves objects before padding, so that the places after them can be cut.
+
+  Args:
+    targets: [n, M, 19].
+    segments: uint8 [n, H, W], m + 1 for place m of the targets.
+
+  Returns:
+    Both, with the objects in their old order.
+  """
+  order = np.argsort(targets[..., -1] == 0, axis=1, kind="stable")
+  # From the old id of a segment to the new one; the background stays 0.
+  ids = np.pad(np.argsort(order, axis=1) + 1, ((0, 0), (1, 0)))
+  moved = np.take_along_axis(ids, segments.reshape(len(ids), -1), axis=1)
+  return (
+    np.take_along_axis(targets, order[..., None], axis=1),
+    moved.reshape(segments.shape).astype(np.uint8),
+  )
