@@ -26,7 +26,7 @@ from slot_attention.progress import progress_bar
 _SLOTS_KEY_SEED = 0
 
 # Iterations T of a sweep; the paper goes from 1 (Figure 12) to 7 (Figure 5).
-SWEPT_ITERATIONS = range(1, 8)
+SWEPT_ITERATIONS = range(1, 11)
 
 # Examples in a picture.
 _NUM_PICTURES = 4

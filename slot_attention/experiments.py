@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
+from ml_collections import ConfigDict
+
+import configs
+
 TETROMINOES = "tetrominoes_object_discovery"
 MULTI_DSPRITES = "multi_dsprites_object_discovery"
 BINARIZED = "multi_dsprites_binarized_object_discovery"
@@ -14,6 +18,14 @@ CLEVR6 = "clevr6_object_discovery"
 GRAYSCALE = "clevr6_grayscale_object_discovery"
 CLEVR10_SETS = "clevr_set_prediction"
 CLEVR6_SETS = "clevr6_set_prediction"
+
+SCALES = ("smoke", "small", "paper")
+# What stands for a config of the paper at the small scale.
+_SMALL = {
+  CLEVR6: "quickstart",
+  TETROMINOES: "quickstart",
+  CLEVR10_SETS: "clevr_set_prediction_small",
+}
 
 # The value of a field, or what makes it from the config's own.
 Change = Any | Callable[[Any], Any]
@@ -29,6 +41,7 @@ class Row:
     changes: fields of the config that this run changes, by dotted name.
     evaluation: fields that only its evaluation changes.
     paper: metric to the paper's number, in percent.
+    direction: a key of `DIRECTIONS`, "not stated", or "" for no variant.
   """
 
   label: str
@@ -36,6 +49,7 @@ class Row:
   changes: Mapping[str, Change] = dataclasses.field(default_factory=dict)
   evaluation: Mapping[str, Change] = dataclasses.field(default_factory=dict)
   paper: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  direction: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +61,8 @@ class Experiment:
     rows: its models.
     sweep: for curves, a sweep of `evaluate.sweep_run`; "" for bars.
     others: numbers of the paper for models that are not of this project.
+    place: where the paper has it.
+    see: another experiment that has some or all of its rows, or "".
   """
 
   title: str
@@ -55,26 +71,21 @@ class Experiment:
   others: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=dict
   )
+  place: str = ""
+  see: str = ""
+
+
+# What the paper's text says of a variant beside its default, as the sign of the
+# difference in foreground ARI.
+DIRECTIONS = {"worse": -1, "slightly worse": -1, "equal": 0}
 
 
 def _add(number):
   return lambda value: value + number
 
 
-def _ablation(
-  title: str,
-  variants: Mapping[str, Mapping[str, Change]],
-  sets_config: str = CLEVR10_SETS,
-) -> Experiment:
-  """The default and its variants, for both tasks as in appendix B."""
-  return Experiment(
-    title,
-    tuple(
-      Row(label, config, changes)
-      for config in (CLEVR6, sets_config)
-      for label, changes in {"default": {}, **variants}.items()
-    ),
-  )
+def _times(number):
+  return lambda value: value * number
 
 
 def _aps(*values: str) -> dict[str, str]:
@@ -103,7 +114,130 @@ _TABLE3 = Experiment(
       "72.8 ± 2.3", "", "39.0 ± 4.4", "12.4 ± 2.5", "1.3 ± 0.4"
     ),
   },
+  place="Table 3",
 )
+
+# Appendix B: what each figure changes, what its text says of the variant for
+# object discovery, and how it is made.
+_VARIANTS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Change]]]]] = {
+  "figure7": (
+    "Aggregation",
+    {
+      "weighted sum": ("worse", {f"{_MODULE}.aggregation": "weighted_sum"}),
+      "weighted sum, layer norm": (
+        "equal",
+        {f"{_MODULE}.aggregation": "weighted_sum_layer_norm"},
+      ),
+    },
+  ),
+  "figure8": (
+    "Position embedding",
+    {"none": ("worse", {"model.encoder.use_position_embedding": False})},
+  ),
+  "figure9": (
+    "Initial slots",
+    {"per slot": ("worse", {f"{_MODULE}.slot_init": "per_slot"})},
+  ),
+  "figure10": (
+    "Softmax axis",
+    {
+      "inputs": (
+        "worse",
+        {
+          f"{_MODULE}.softmax_axis": "inputs",
+          f"{_MODULE}.aggregation": "weighted_sum",
+        },
+      )
+    },
+  ),
+  "figure11": (
+    "Update function",
+    {"no GRU": ("worse", {f"{_MODULE}.update": "none"})},
+  ),
+  "figure12": (
+    "Iterations in training (default: 3)",
+    {
+      f"T = {t}": (direction, {f"{_MODULE}.num_iterations": t})
+      for t, direction in (
+        (1, "worse"),
+        (2, "not stated"),
+        (4, "worse"),
+        (5, "worse"),
+      )
+    },
+  ),
+  "figure13": (
+    "Layer normalisation",
+    {"none": ("worse", {f"{_MODULE}.use_layer_norm": False})},
+  ),
+  "figure14": (
+    "Residual MLP",
+    {"none": ("slightly worse", {f"{_MODULE}.mlp_hidden_size": 0})},
+  ),
+  "figure15": (
+    "Softmax temperature",
+    {"1": ("worse", {f"{_MODULE}.temperature": "one"})},
+  ),
+  "figure16": (
+    "Place of epsilon",
+    {"denominator": ("equal", {f"{_MODULE}.epsilon_place": "denominator"})},
+  ),
+  "figure17": (
+    "Decay of the learning rate",
+    {"none": ("worse", {"decay_rate": 1.0})},
+  ),
+  "figure18": ("Warm-up", {"none": ("worse", {"warmup_steps": 0})}),
+  "figure19": (
+    "Slots in training",
+    {"4 more": ("slightly worse", {f"{_MODULE}.num_slots": _add(4)})},
+  ),
+}
+
+_SOFT_K_MEANS = {
+  # Inputs are compared with slots directly: they need their size.
+  "model.encoder.mlp_size": 64,
+  f"{_MODULE}.update": "none",
+  f"{_MODULE}.mlp_hidden_size": 0,
+  f"{_MODULE}.use_layer_norm": False,
+  f"{_MODULE}.use_projections": False,
+}
+
+
+def _ablation(figure: str) -> Experiment:
+  """The default and the variants of a figure, for both tasks."""
+  title, variants = _VARIANTS[figure]
+  # More slots than CLEVR10 has objects would need more objects.
+  sets = CLEVR6_SETS if figure == "figure19" else CLEVR10_SETS
+  rows = []
+  for config in (CLEVR6, sets):
+    rows.append(Row("default", config))
+    for label, (direction, changes) in variants.items():
+      said = direction if config == CLEVR6 else ""
+      rows.append(Row(label, config, changes, direction=said))
+  return Experiment(
+    title,
+    tuple(rows),
+    place=figure.replace("figure", "Figure "),
+    see="ablations",
+  )
+
+
+def _all_ablations() -> Experiment:
+  """The variants of all figures beside one default, for object discovery."""
+  rows = [Row("default", CLEVR6)]
+  for title, variants in _VARIANTS.values():
+    title = title.partition(" (")[0]
+    rows += [
+      Row(f"{title}: {label}", CLEVR6, changes, direction=direction)
+      for label, (direction, changes) in variants.items()
+    ]
+  rows.append(Row("Soft k-means", CLEVR6, _SOFT_K_MEANS, direction="worse"))
+  return Experiment(
+    "Ablations of object discovery", tuple(rows), place="Figures 7 to 19"
+  )
+
+
+_TETROMINOES_PAPER = {"fg_ari": "99.5 ± 0.2 (4 of 5 seeds)"}
 
 EXPERIMENTS = {
   "table1": Experiment(
@@ -118,7 +252,7 @@ EXPERIMENTS = {
       Row(
         "Slot Attention, Tetrominoes",
         TETROMINOES,
-        paper={"fg_ari": "99.5 ± 0.2"},
+        paper=_TETROMINOES_PAPER,
       ),
       Row(
         "Slot MLP, CLEVR6",
@@ -143,6 +277,28 @@ EXPERIMENTS = {
       "MONet, CLEVR6": {"fg_ari": "96.2 ± 0.6"},
       "MONet, Multi-dSprites": {"fg_ari": "90.4 ± 0.8"},
     },
+    place="Table 1",
+  ),
+  "stripes": Experiment(
+    "What keeps Tetrominoes from stripes",
+    (
+      Row(
+        "no clipping (the paper's)",
+        TETROMINOES,
+        {"max_grad_norm": 0.0},
+        paper=_TETROMINOES_PAPER,
+      ),
+      Row("clipping 1", TETROMINOES, {"max_grad_norm": 1.0}),
+      Row("warm-up 3 times as long", TETROMINOES, {"warmup_steps": _times(3)}),
+      Row("half learning rate", TETROMINOES, {"learning_rate": _times(0.5)}),
+      Row(
+        "initial slots per slot",
+        TETROMINOES,
+        {f"{_MODULE}.slot_init": "per_slot"},
+      ),
+      Row("T = 5", TETROMINOES, {f"{_MODULE}.num_iterations": 5}),
+    ),
+    place="Section 4.1",
   ),
   "figure2": Experiment(
     "More iterations at test time",
@@ -158,77 +314,31 @@ EXPERIMENTS = {
       ),
     ),
     sweep="iterations",
+    place="Figure 2",
   ),
   "table3": _TABLE3,
-  "figure5_left": _TABLE3,
+  "figure5_left": dataclasses.replace(
+    _TABLE3, place="Figure 5, left", see="table3"
+  ),
   "figure5_center": Experiment(
     "More iterations at test time, CLEVR10",
     (Row("Slot Attention", CLEVR10_SETS),),
     sweep="iterations",
+    place="Figure 5, centre",
   ),
   "figure5_right": Experiment(
     "Trained on CLEVR6, tested on N = K objects",
     (Row("Slot Attention", CLEVR6_SETS, evaluation={"data.max_objects": 10}),),
     sweep="slots",
+    place="Figure 5, right",
   ),
-  "figure7": _ablation(
-    "Aggregation",
-    {
-      "weighted sum": {f"{_MODULE}.aggregation": "weighted_sum"},
-      "weighted sum, layer norm": {
-        f"{_MODULE}.aggregation": "weighted_sum_layer_norm"
-      },
-    },
-  ),
-  "figure8": _ablation(
-    "Position embedding",
-    {"none": {"model.encoder.use_position_embedding": False}},
-  ),
-  "figure9": _ablation(
-    "Initial slots", {"per slot": {f"{_MODULE}.slot_init": "per_slot"}}
-  ),
-  "figure10": _ablation(
-    "Softmax axis",
-    {
-      "inputs": {
-        f"{_MODULE}.softmax_axis": "inputs",
-        f"{_MODULE}.aggregation": "weighted_sum",
-      }
-    },
-  ),
-  "figure11": _ablation(
-    "Update function", {"no GRU": {f"{_MODULE}.update": "none"}}
-  ),
-  "figure12": _ablation(
-    "Iterations in training (default: 3)",
-    {f"T = {t}": {f"{_MODULE}.num_iterations": t} for t in (1, 2, 4, 5)},
-  ),
-  "figure13": _ablation(
-    "Layer normalisation", {"none": {f"{_MODULE}.use_layer_norm": False}}
-  ),
-  "figure14": _ablation(
-    "Residual MLP", {"none": {f"{_MODULE}.mlp_hidden_size": 0}}
-  ),
-  "figure15": _ablation(
-    "Softmax temperature", {"1": {f"{_MODULE}.temperature": "one"}}
-  ),
-  "figure16": _ablation(
-    "Place of epsilon",
-    {"denominator": {f"{_MODULE}.epsilon_place": "denominator"}},
-  ),
-  "figure17": _ablation(
-    "Decay of the learning rate", {"none": {"decay_rate": 1.0}}
-  ),
-  "figure18": _ablation("Warm-up", {"none": {"warmup_steps": 0}}),
-  "figure19": _ablation(
-    "Slots in training",
-    {"4 more": {f"{_MODULE}.num_slots": _add(4)}},
-    sets_config=CLEVR6_SETS,
-  ),
+  **{name: _ablation(name) for name in _VARIANTS},
+  "ablations": _all_ablations(),
   "figure21_22": Experiment(
     "Average precision by number of objects",
     (Row("Slot Attention", CLEVR10_SETS),),
     sweep="objects",
+    place="Figures 21 and 22",
   ),
   "figure23": Experiment(
     "Loss at every iteration, and scale of the coordinates",
@@ -244,10 +354,12 @@ EXPERIMENTS = {
       for every in (False, True)
       for scale in (1.0, 2.0, 5.0, 10.0)
     ),
+    place="Figure 23",
   ),
   "greyscale": Experiment(
     "CLEVR6 without colours",
     (Row("Slot Attention", GRAYSCALE, paper={"fg_ari": "98.5 ± 0.3"}),),
+    place="Figure 4, its number",
   ),
   "binarized": Experiment(
     "Binarized Multi-dSprites, K = 4",
@@ -256,25 +368,22 @@ EXPERIMENTS = {
       "IODINE": {"fg_ari": "64.8 ± 17.2"},
       "R-NEM": {"fg_ari": "68.5 ± 1.7"},
     },
+    place="Section 4.1",
   ),
   "soft_kmeans": Experiment(
     "Soft k-means in the place of Slot Attention",
     (
-      Row("Slot Attention", CLEVR6, paper={"fg_ari": "98.8 ± 0.3"}),
+      Row("default", CLEVR6, paper={"fg_ari": "98.8 ± 0.3"}),
       Row(
-        "soft k-means",
+        "Soft k-means",
         CLEVR6,
-        {
-          # Inputs are compared with slots directly: they need their size.
-          "model.encoder.mlp_size": 64,
-          f"{_MODULE}.update": "none",
-          f"{_MODULE}.mlp_hidden_size": 0,
-          f"{_MODULE}.use_layer_norm": False,
-          f"{_MODULE}.use_projections": False,
-        },
+        _SOFT_K_MEANS,
         paper={"fg_ari": "75.5 ± 3.8"},
+        direction="worse",
       ),
     ),
+    place="Appendix B",
+    see="ablations",
   ),
   "attention_ari": Experiment(
     "ARI of the attention of set prediction, CLEVR10",
@@ -286,5 +395,68 @@ EXPERIMENTS = {
         paper={"attn_ari": "78.0 ± 2.9"},
       ),
     ),
+    place="Section 4.2",
   ),
 }
+
+# What `figures.py` draws of any run: where the paper has it, what it shows, and
+# the picture of a smaller run, from the folder of the results, or "".
+PICTURES = (
+  ("Figure 3", "Slots, attention, iterations", "../docs/quickstart_slots.png"),
+  ("Figure 4", "Slots of greyscale CLEVR6 without their masks", ""),
+  ("Figure 6", "Attention of set prediction", ""),
+  ("Figure 20", "Slots of more objects, with more slots", ""),
+  (
+    "Table 2",
+    "Predictions after each iteration",
+    "../docs/clevr_set_prediction_small.png",
+  ),
+)
+
+
+def config_name(name: str, scale: str) -> str | None:
+  """The config that stands for one of the paper at a scale, or None."""
+  if scale == "paper":
+    return name
+  if scale == "smoke":
+    return f"smoke:{name}"
+  prefix, _, plain = name.rpartition(":")
+  if plain not in _SMALL:
+    return None
+  return f"{prefix}:{_SMALL[plain]}" if prefix else _SMALL[plain]
+
+
+def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+  """A copy of a config with some fields changed, see `Row`."""
+  config = config.copy_and_resolve_references()
+  for field, change in changes.items():
+    *sections, name = field.split(".")
+    section = config
+    for part in sections:
+      section = section[part]
+    section[name] = change(section[name]) if callable(change) else change
+  return config
+
+
+def rows_at(experiment: Experiment, scale: str) -> list[Row]:
+  """The rows that exist at a scale, each once, with what they change there."""
+  rows = {}
+  for row in experiment.rows:
+    if (name := config_name(row.config, scale)) is not None:
+      before = configs.load(name)
+      after = changed(before, row.changes)
+      changes = {
+        field: change
+        for field, change in row.changes.items()
+        if value_of(after, field) != value_of(before, field)
+      }
+      row = dataclasses.replace(row, changes=changes)
+      rows.setdefault((name, row.label), row)
+  return list(rows.values())
+
+
+def value_of(config: ConfigDict, field: str) -> Any:
+  """A field of a config, by its dotted name."""
+  for part in field.split("."):
+    config = config[part]
+  return config

@@ -2,12 +2,15 @@
 
   python -m slot_attention.reproduce --list
   python -m slot_attention.reproduce figure11 --scale=small --seeds 0 1 2
+  python -m slot_attention.reproduce --page
 
 Trains the models of `experiments.EXPERIMENTS` that are not trained yet,
 evaluates them, and writes RESULTS/NAME_SCALE.json, .csv, .md and .png: mean and
 standard deviation over the seeds, beside the paper's numbers. A run that was
 stopped goes on, a finished one is not repeated, and several processes with the
-same command share the runs.
+same command share the runs; with --finished nothing is trained, and what is
+counts. In the end, or alone with --page, RESULTS/README.md is written: what is
+measured of the paper, and what else lies there.
 
 Scales: "paper" as the paper's; "small" for two CPU cores: configs/quickstart.py
 and configs/clevr_set_prediction_small.py in the place of object discovery and
@@ -15,9 +18,8 @@ set prediction; "smoke" to see that everything works, with meaningless numbers.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
-import csv
 import datetime
 import fcntl
 import importlib.metadata
@@ -25,6 +27,7 @@ import json
 import os
 from pathlib import Path
 import platform
+import re
 import sys
 import time
 from typing import Any
@@ -35,58 +38,26 @@ from ml_collections import ConfigDict
 import numpy as np
 
 import configs
-from slot_attention import evaluate, experiments, train, visualization
-from slot_attention.experiments import EXPERIMENTS, Experiment, Row
-
-SCALES = ("smoke", "small", "paper")
-_SMALL = {
-  experiments.CLEVR6: "quickstart",
-  experiments.TETROMINOES: "quickstart",
-  experiments.CLEVR10_SETS: "clevr_set_prediction_small",
-}
-
-
-def config_name(name: str, scale: str) -> str | None:
-  """The config that stands for one of the paper at a scale, or None."""
-  if scale == "paper":
-    return name
-  if scale == "smoke":
-    return f"smoke:{name}"
-  prefix, _, plain = name.rpartition(":")
-  if plain not in _SMALL:
-    return None
-  return f"{prefix}:{_SMALL[plain]}" if prefix else _SMALL[plain]
-
-
-def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-  """A copy of a config with some fields changed, see `experiments.Row`."""
-  config = config.copy_and_resolve_references()
-  for field, change in changes.items():
-    *sections, name = field.split(".")
-    section = config
-    for part in sections:
-      section = section[part]
-    section[name] = change(section[name]) if callable(change) else change
-  return config
+from slot_attention import evaluate, tables, train
+from slot_attention.experiments import (
+  EXPERIMENTS,
+  SCALES,
+  Row,
+  changed,
+  config_name,
+  rows_at,
+  value_of,
+)
 
 
 def run_directory(row: Row, config: ConfigDict, scale: str, seed: int) -> Path:
   """Where a run lies, below the folder of all runs; equal runs share it."""
   values = (
-    f"{field.rpartition('.')[-1]}={_value(config, field)}"
+    f"{field.rpartition('.')[-1]}={value_of(config, field)}"
     for field in sorted(row.changes)
   )
   name = config_name(row.config, scale).replace(":", "_")
   return Path(scale, name, ",".join(values) or "default", str(seed))
-
-
-def rows_at(experiment: Experiment, scale: str) -> list[Row]:
-  """The rows that exist at a scale, each once."""
-  rows = {}
-  for row in experiment.rows:
-    if (name := config_name(row.config, scale)) is not None:
-      rows.setdefault((name, row.label), row)
-  return list(rows.values())
 
 
 def reproduce(
@@ -97,6 +68,7 @@ def reproduce(
   runs: Path,
   results: Path,
   data_dir: str,
+  only_finished: bool = False,
 ) -> dict[str, Any]:
   """Trains what is missing of a table or figure, and writes its results.
 
@@ -107,19 +79,21 @@ def reproduce(
     runs: folder of all runs.
     results: folder of the results.
     data_dir: of prepared data.
+    only_finished: whether nothing is trained, and only runs count that are.
 
   Returns:
     What is written as JSON.
 
   Raises:
-    ValueError: if nothing of the experiment exists at this scale.
+    ValueError: if nothing of the experiment exists at this scale, or is
+      finished.
   """
   experiment = EXPERIMENTS[name]
   rows = rows_at(experiment, scale)
   if not rows:
     raise ValueError(f"nothing of {name} exists at --scale={scale}")
   jobs = [(row, seed) for seed in seeds for row in rows]
-  measured = {}
+  measured, origins = {}, {}
   # First those that no other process works on; then wait for the others.
   for wait in (False, True):
     for i, (row, seed) in enumerate(jobs):
@@ -130,52 +104,75 @@ def reproduce(
         {**row.changes, "seed": seed, "data.data_dir": data_dir},
       )
       workdir = runs / run_directory(row, config, scale, seed)
+      if only_finished and not (workdir / "trained.json").exists():
+        continue
       with _lock(workdir, wait) as locked:
         if locked:
           logging.info("Run %d of %d: %s", i + 1, len(jobs), workdir)
-          measured[row.label, row.config, seed] = _measure(
+          key = row.label, row.config, seed
+          measured[key], origins[key] = _measure(
             name, experiment, row, config, workdir
           )
+  if not measured:
+    raise ValueError(f"no run of {name} at --scale={scale} is finished")
   result = {
     "experiment": name,
     "title": experiment.title,
     "scale": scale,
     "command": f"python -m slot_attention.reproduce {name} --scale={scale}"
-    f" --seeds {' '.join(map(str, seeds))}",
-    "date": datetime.date.today().isoformat(),
-    "hardware": _hardware(),
-    "versions": {
-      "python": platform.python_version(),
-      **{p: importlib.metadata.version(p) for p in ("jax", "flax", "optax")},
-    },
+    f" --seeds {' '.join(map(str, seeds))}" + " --finished" * only_finished,
+    **_merge(list(origins.values())),
     "rows": [
       {
         "label": row.label,
         "config": config_name(row.config, scale),
         "changes": {
-          field: _value(
+          field: value_of(
             changed(configs.load(config_name(row.config, scale)), row.changes),
             field,
           )
           for field in row.changes
         },
         "paper": dict(row.paper),
+        "direction": row.direction,
         "seeds": {
-          str(seed): measured[row.label, row.config, seed] for seed in seeds
+          str(seed): measured[row.label, row.config, seed]
+          for seed in seeds
+          if (row.label, row.config, seed) in measured
         },
       }
       for row in rows
+      if any((row.label, row.config, seed) in measured for seed in seeds)
     ],
+    "stripes_factor": tables.STRIPES_FACTOR,
     "others": {label: dict(x) for label, x in experiment.others.items()},
   }
-  _write(results, result, experiment.sweep)
+  result["table"] = tables.make_table(result)
+  result["differences"] = tables.make_differences(result)
+  tables.write(results, result, experiment.sweep)
   return result
 
 
-def _value(config, field):
-  for part in field.split("."):
-    config = config[part]
-  return config
+def _origin():
+  """When, on what and with what a run is made."""
+  return {
+    "date": datetime.date.today().isoformat(),
+    "hardware": _hardware(),
+    "versions": {
+      "python": platform.python_version(),
+      **{p: importlib.metadata.version(p) for p in ("jax", "flax", "optax")},
+    },
+  }
+
+
+def _merge(origins):
+  """Origins of several runs as one; where they differ, all are named."""
+  merged = {}
+  for key, value in origins[0].items():
+    values = [origin[key] for origin in origins]
+    nested = isinstance(value, dict)
+    merged[key] = _merge(values) if nested else " and ".join(sorted({*values}))
+  return merged
 
 
 def _hardware():
@@ -199,140 +196,38 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
 
 
 def _measure(name, experiment, row, config, workdir):
-  """Metrics of a run, or the rows of its sweep; computed once."""
-  path = workdir / f"reproduce_{name}.json"
-  if path.exists():
-    return json.loads(path.read_text())
+  """What a run measures, computed once, and its origin.
+
+  The metrics, the rows of its sweep, or None if the training diverged.
+  """
   trained = workdir / "trained.json"
   if not trained.exists():
     start = time.monotonic()
-    metrics = train.train(config, workdir)
+    try:
+      metrics = train.train(config, workdir)
+    except FloatingPointError as error:
+      logging.error("Diverged, which is a result as well: %s", error)
+      metrics = None
+    seconds = time.monotonic() - start
     trained.write_text(
-      json.dumps({"seconds": time.monotonic() - start, "metrics": metrics})
+      json.dumps({"seconds": seconds, "metrics": metrics, **_origin()})
     )
-  config = changed(config, row.evaluation)
-  if experiment.sweep:
-    swept = evaluate.sweep_run(workdir, config)
-    measured = [x for x in swept if x["sweep"] == experiment.sweep]
-  elif row.evaluation:
-    measured = evaluate.evaluate_run(workdir, config)
-  else:
-    measured = json.loads(trained.read_text())["metrics"]
-  path.write_text(json.dumps(measured))
-  return measured
-
-
-def _write(folder, result, sweep):
-  folder.mkdir(parents=True, exist_ok=True)
-  path = folder / f"{result['experiment']}_{result['scale']}"
-  path.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-  table = _table(result)
-  with path.with_suffix(".csv").open("w", newline="") as file:
-    writer = csv.DictWriter(file, list(table[0]), restval="")
-    writer.writeheader()
-    writer.writerows(table)
-  path.with_suffix(".md").write_text(_markdown(result, table, sweep))
-  if sweep:
-    visualization.draw_curves(path.with_suffix(".png"), _curves(table, sweep))
-  else:
-    visualization.draw_bars(path.with_suffix(".png"), _bars(table))
-
-
-def _table(result):
-  """One line for each row, point of a sweep, and metric."""
-  lines = []
-  for row in result["rows"]:
-    by_seed = [
-      measured if isinstance(measured, list) else [measured]
-      for measured in row["seeds"].values()
-    ]
-    for points in zip(*by_seed):
-      where = {key: points[0][key] for key in _PLACES if key in points[0]}
-      for metric in points[0]:
-        if metric in where or metric in ("sweep", "num_examples"):
-          continue
-        values = [point[metric] for point in points]
-        # Losses as they are, everything else in percent.
-        scale = 1 if metric == "loss" else 100
-        lines.append(
-          {
-            "label": row["label"],
-            "config": row["config"],
-            **where,
-            "metric": metric,
-            "mean": scale * float(np.mean(values)),
-            "std": scale * float(np.std(values)),
-            "num_seeds": len(values),
-            "paper": row["paper"].get(metric, ""),
-          }
-        )
-  return lines
-
-
-# What tells the points of a sweep apart.
-_PLACES = ("num_iterations", "num_slots", "num_objects")
-
-
-def _markdown(result, table, sweep):
-  versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-  measured = (
-    f"`{result['command']}`, {result['date']}, {result['hardware']},"
-    f" {versions}. Mean ± standard deviation over the seeds, in percent but for"
-    " the loss."
-  )
-  if result["scale"] != "paper":
-    measured += (
-      f" Scale {result['scale']}: other data and models than the paper's, see"
-      " the configs; not to be compared with its numbers."
-    )
-  lines = [f"# {result['title']}", "", measured, ""]
-  places = _PLACES if sweep else ()
-  columns = ("row", "config", *places, "metric", "here", "paper")
-  lines.append(f"| {' | '.join(columns)} |")
-  lines.append(f"|{'---|' * len(columns)}")
-  for line in table:
-    digits = 4 if line["metric"] == "loss" else 1
-    here = f"{line['mean']:.{digits}f} ± {line['std']:.{digits}f}"
-    cells = [
-      line["label"],
-      line["config"],
-      *(line[place] for place in places),
-      line["metric"],
-      here,
-      line["paper"],
-    ]
-    lines.append(f"| {' | '.join(map(str, cells))} |")
-  for label, numbers in result["others"].items():
-    for metric, number in numbers.items():
-      cells = [label, "", *("" for _ in places), metric, "", number]
-      lines.append(f"| {' | '.join(cells)} |")
-  return "\n".join(lines) + "\n"
-
-
-def _bars(table):
-  """Config to metric to label to mean and deviation."""
-  panels = {}
-  for line in table:
-    if line["metric"] != "loss":
-      panel = panels.setdefault(line["config"], {})
-      bars = panel.setdefault(line["metric"], {})
-      bars[line["label"]] = (line["mean"], line["std"])
-  return panels
-
-
-def _curves(table, sweep):
-  """Panel to name of a curve to its points, with deviations."""
-  along = "num_iterations" if sweep == "iterations" else "num_objects"
-  panels = {}
-  for line in table:
-    if line["metric"] == "loss":
-      continue
-    panel = f"{line['label']}: {along.replace('_', ' ')}"
-    if sweep == "objects":
-      panel += f", T = {line['num_iterations']}"
-    curve = panels.setdefault(panel, {}).setdefault(line["metric"], [])
-    curve.append((line[along], line["mean"], line["std"]))
-  return panels
+  run = json.loads(trained.read_text())
+  origin = {key: run.get(key, value) for key, value in _origin().items()}
+  if run["metrics"] is None or not (experiment.sweep or row.evaluation):
+    return run["metrics"], origin
+  # Rows of one experiment may evaluate the same run.
+  label = re.sub(r"\W+", "_", row.label)
+  path = workdir / f"reproduce_{name}_{label}.json"
+  if not path.exists():
+    config = changed(config, row.evaluation)
+    if experiment.sweep:
+      swept = evaluate.sweep_run(workdir, config)
+      measured = [x for x in swept if x["sweep"] == experiment.sweep]
+    else:
+      measured = evaluate.evaluate_run(workdir, config)
+    path.write_text(json.dumps(measured))
+  return json.loads(path.read_text()), origin
 
 
 def _list(runs: Path, scale: str, seeds: Sequence[int]) -> None:
@@ -372,14 +267,20 @@ def main(arguments: Sequence[str]) -> None:
   parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
   parser.add_argument("--results", type=Path, default=Path("results"))
   parser.add_argument("--data_dir", default="data")
+  parser.add_argument("--finished", action="store_true")
   parser.add_argument("--list", action="store_true")
+  parser.add_argument("--page", action="store_true")
   options = parser.parse_args(arguments)
   logging.set_verbosity(logging.INFO)
+  if options.page:
+    tables.write_page(options.results)
+    return
   if options.list or options.name is None:
     _list(options.runs, options.scale, options.seeds)
     return
   if options.scale == "small":
-    jax.config.update("jax_num_cpu_devices", 2)
+    cores = len(os.sched_getaffinity(0))
+    jax.config.update("jax_num_cpu_devices", min(2, cores))
   try:
     reproduce(
       options.name,
@@ -388,8 +289,10 @@ def main(arguments: Sequence[str]) -> None:
       runs=options.runs,
       results=options.results,
       data_dir=options.data_dir,
+      only_finished=options.finished,
     )
-  except (ValueError, OSError, FloatingPointError) as error:
+    tables.write_page(options.results)
+  except (ValueError, OSError) as error:
     sys.exit(f"error: {' '.join(str(error).split())}")
   except train.InterruptedRunError as error:
     print(f"error: {error}", file=sys.stderr)

@@ -336,7 +336,6 @@ def draw_curves(
     grid[0].set_xlabel("step", fontsize=8)
     grid[0].set_ylabel("loss")
     grid[0].set_yscale("log")
-    grid[0].legend(fontsize=6)
   for axes, (label, curves) in zip(grid[bool(losses) :], panels.items()):
     for name, points in curves.items():
       axes.errorbar(*zip(*points), marker="o", markersize=3, label=name)
@@ -344,40 +343,45 @@ def draw_curves(
     axes.set_ylabel("%")
     axes.set_ylim(-2, 102)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
   for axes in grid:
+    # Beside the curves, not over them.
+    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
     axes.grid(alpha=0.3)
   figure.savefig(path, dpi=130)
 
 
 def draw_bars(
-  path: Path,
-  panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]],
+  path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> None:
-  """Bars with standard deviations, as in the figures of appendix B.
+  """Bars of means with standard deviations, and a dot for each seed.
 
   Args:
     path: PNG file to write.
-    panels: title to metric to label of a bar to its mean and deviation, in
-      percent.
+    panels: metric to label of a bar, from above, to the percent of its seeds;
+      no seeds are shown as diverged.
   """
-  widths = [
-    sum(len(bars) for bars in panel.values()) + 1 for panel in panels.values()
-  ]
-  figure = _new_figure(1.5 + 0.45 * sum(widths) + 1.2 * len(panels), 3)
-  grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)
-  for axes, (title, panel) in zip(grid[0], panels.items()):
-    labels = list(dict.fromkeys(x for bars in panel.values() for x in bars))
-    width = 0.8 / len(labels)
-    for i, label in enumerate(labels):
-      means, deviations = zip(*(bars[label] for bars in panel.values()))
-      places = np.arange(len(panel)) + (i - (len(labels) - 1) / 2) * width
-      axes.bar(places, means, width, yerr=deviations, capsize=2, label=label)
-    axes.set_xticks(np.arange(len(panel)), list(panel), fontsize=7)
-    axes.set_ylabel("%")
-    axes.set_ylim(0, 102)
-    axes.set_title(title, fontsize=8)
-    axes.legend(fontsize=6)
+  columns = min(3, len(panels))
+  rows = -(-len(panels) // columns)
+  num_bars = max(map(len, panels.values()))
+  figure = _new_figure(2 + 3 * columns, rows * (0.7 + 0.26 * num_bars))
+  grid = figure.subplots(rows, columns, squeeze=False).flat
+  for axes in grid[len(panels) :]:
+    axes.axis("off")
+  for axes, (metric, bars) in zip(grid, panels.items()):
+    for y, values in enumerate(bars.values()):
+      if not values:
+        axes.text(1, y, "diverged", va="center", fontsize=7)
+        continue
+      mean, deviation = np.mean(values), np.std(values)
+      axes.barh(y, mean, 0.7, xerr=deviation, color="lightblue", capsize=3)
+      axes.plot(values, [y] * len(values), "o", color="C3", markersize=3)
+    axes.set_yticks(range(len(bars)), list(bars), fontsize=7)
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    lowest = min((x for values in bars.values() for x in values), default=0)
+    axes.set_xlim(min(0, 1.1 * lowest), 102)
+    axes.set_xlabel(f"{metric} (%)", fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.grid(axis="x", alpha=0.3)
   figure.savefig(path, dpi=130)
 
 

@@ -1,13 +1,22 @@
 """Tests of the tables and figures, with training replaced where it is long."""
 
 import json
+from pathlib import Path
+import re
 import threading
 
 import numpy as np
 import pytest
 
 import configs
-from slot_attention import evaluate, reproduce, tasks, train
+from slot_attention import (
+  evaluate,
+  experiments,
+  reproduce,
+  tables,
+  tasks,
+  train,
+)
 from slot_attention.experiments import EXPERIMENTS, Experiment, Row
 
 ROWS = [
@@ -21,10 +30,11 @@ ROWS = [
 def test_every_row_is_a_config_that_makes_a_task(row):
   config = configs.load(row.config)
   for changes in (row.changes, row.evaluation):
-    changed = reproduce.changed(config, changes)
+    changed = experiments.changed(config, changes)
     tasks.make_task(changed)
     # A change that changes nothing would be a row that shows nothing.
-    assert not changes or changed != config or "last iteration" in row.label
+    default = "last iteration" in row.label or "the paper's" in row.label
+    assert not changes or changed != config or default
     config = changed
 
 
@@ -33,22 +43,59 @@ def test_the_papers_tables_and_figures_are_all_there():
   assert figures | {
     "table1", "figure2", "figure5_left", "figure5_center", "figure5_right",
     "table3", "figure21_22", "figure23", "greyscale", "binarized",
-    "soft_kmeans", "attention_ari",
+    "soft_kmeans", "attention_ari", "ablations", "stripes",
   } == set(EXPERIMENTS)  # fmt: skip
+  assert all(experiment.place for experiment in EXPERIMENTS.values())
+
+
+def test_the_ablations_are_the_figures_variants_with_the_papers_directions():
+  ablations = EXPERIMENTS["ablations"].rows[1:]
+  figures = [
+    row
+    for i in range(7, 20)
+    for row in EXPERIMENTS[f"figure{i}"].rows
+    if row.config == experiments.CLEVR6 and row.label != "default"
+  ]
+  assert len(figures) == 17 == len(ablations) - 1
+  for row, variant in zip(ablations, figures):
+    assert (row.changes, row.direction) == (variant.changes, variant.direction)
+    assert row.direction in {*experiments.DIRECTIONS, "not stated"}
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_the_stripes_compare_different_runs_and_share_the_default(scale):
+  def directories(name):
+    return [
+      reproduce.run_directory(
+        row,
+        experiments.changed(
+          configs.load(experiments.config_name(row.config, scale)), row.changes
+        ),
+        scale,
+        seed=0,
+      )
+      for row in experiments.rows_at(EXPERIMENTS[name], scale)
+    ]
+
+  stripes = directories("stripes")
+  assert len({*stripes}) == len(stripes)
+  # Clipping is the quickstart's default, and not the paper's.
+  default = stripes[scale == "small"]
+  assert default in directories("table1") and "default" in default.parts
 
 
 def test_small_and_smoke_scales_name_configs_that_exist():
   for scale in ("small", "smoke"):
     names = {
-      reproduce.config_name(row.config, scale)
+      experiments.config_name(row.config, scale)
       for experiment in EXPERIMENTS.values()
-      for row in reproduce.rows_at(experiment, scale)
+      for row in experiments.rows_at(experiment, scale)
     }
     for name in names:
       assert tasks.make_task(configs.load(name))
   # No small stand-in: the row is left out, not faked.
   labels = [
-    row.label for row in reproduce.rows_at(EXPERIMENTS["table1"], "small")
+    row.label for row in experiments.rows_at(EXPERIMENTS["table1"], "small")
   ]
   assert "Slot Attention, CLEVR6" in labels
   assert "Slot Attention, Multi-dSprites" not in labels
@@ -77,15 +124,20 @@ def _experiment(monkeypatch):
     "Update function",
     (
       Row("default", paper={"fg_ari": "98.8 ± 0.3"}),
-      Row("no GRU", changes={"model.slot_attention.update": "none"}),
+      Row(
+        "no GRU",
+        changes={"model.slot_attention.update": "none"},
+        direction="worse",
+      ),
     ),
     others={"IODINE": {"fg_ari": "98.8 ± 0.0"}},
+    place="Figure 11",
   )
   monkeypatch.setitem(EXPERIMENTS, "updates", experiment)
   return experiment
 
 
-def run(tmp_path, seeds=(0, 1)):
+def run(tmp_path, seeds=(0, 1), **options):
   return reproduce.reproduce(
     "updates",
     scale="small",
@@ -93,6 +145,7 @@ def run(tmp_path, seeds=(0, 1)):
     runs=tmp_path / "runs",
     results=tmp_path / "results",
     data_dir=str(tmp_path / "data"),
+    **options,
   )
 
 
@@ -112,6 +165,8 @@ def test_means_and_deviations_stand_beside_the_papers_numbers(
   assert "| no GRU | quickstart | fg_ari | 51.0 ± 1.0 |" in text
   assert "| IODINE |  | fg_ari |  | 98.8 ± 0.0 |" in text
   assert "not to be compared" in text
+  assert "| no GRU | quickstart | -40.0 ± 1.4 | worse | yes |" in text
+  assert "there are none" in text
   assert (
     "no GRU,quickstart,fg_ari,51" in (folder / "updates_small.csv").read_text()
   )
@@ -136,15 +191,41 @@ def test_a_run_that_failed_is_tried_again(
 
   def fails(config, workdir):
     if config.seed == 1:
-      raise FloatingPointError("the loss is nan")
+      raise OSError("the disk is full")
     return working(config, workdir)
 
   monkeypatch.setattr(train, "train", fails)
-  with pytest.raises(FloatingPointError):
+  with pytest.raises(OSError, match="the disk is full"):
     run(tmp_path)
   monkeypatch.setattr(train, "train", working)
   run(tmp_path)
   assert sorted(trained) == [("gru", 0), ("gru", 1), ("none", 0), ("none", 1)]
+
+
+def test_a_run_that_diverged_is_counted_and_named(
+  tmp_path, trained, experiment, monkeypatch
+):
+  working = train.train
+
+  def diverges(config, workdir):
+    if config.seed == 1 or config.model.slot_attention["update"] == "none":
+      workdir.mkdir(parents=True)
+      raise FloatingPointError("the loss is nan")
+    return working(config, workdir)
+
+  monkeypatch.setattr(train, "train", diverges)
+  for _ in range(2):  # From the runs that are there, the second time.
+    result = run(tmp_path, seeds=(0, 1, 2))
+    monkeypatch.setattr(train, "train", None)
+  assert result["rows"][1]["seeds"] == {"0": None, "1": None, "2": None}
+  text = (tmp_path / "results" / "updates_small.md").read_text()
+  assert (
+    "| default | quickstart | fg_ari | 92.0 ± 2.0 | seed 1 | 98.8 ± 0.3 |"
+    in text
+  )
+  assert "| no GRU | quickstart |  |  | seeds 0 1 2 |  |" in text
+  assert "| no GRU | quickstart | diverged | worse | yes |" in text
+  assert (tmp_path / "results" / "updates_small.png").exists()
 
 
 def test_processes_share_the_runs(tmp_path, trained, experiment):
@@ -162,7 +243,7 @@ def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
       {
         "sweep": name,
         "num_iterations": t,
-        "num_slots": 4,
+        "num_slots": config.model.slot_attention.num_slots,
         "num_objects": 0,
         "num_examples": 9,
         "loss": 0.1,
@@ -173,16 +254,31 @@ def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
     ]
 
   monkeypatch.setattr(evaluate, "sweep_run", sweep)
+  # Two rows of one run.
+  more = Row("more", evaluation={"model.slot_attention.num_slots": 9})
   monkeypatch.setitem(
     EXPERIMENTS,
     "updates",
-    Experiment("T", experiment.rows[:1], sweep="iterations"),
+    Experiment("T", (experiment.rows[0], more), sweep="iterations"),
   )
   run(tmp_path)
   folder = tmp_path / "results"
   text = (folder / "updates_small.md").read_text()
   assert "| default | quickstart | 2 | 4 | 0 | fg_ari | 20.5 ± 0.5 |" in text
+  assert "| more | quickstart | 2 | 9 | 0 | fg_ari | 20.5 ± 0.5 |" in text
+  assert len(trained) == 2
   assert (folder / "updates_small.png").exists()
+
+
+def test_what_is_finished_is_shown_without_training(
+  tmp_path, trained, experiment
+):
+  with pytest.raises(ValueError, match="no run of updates .* is finished"):
+    run(tmp_path, only_finished=True)
+  run(tmp_path, seeds=(0,))
+  rows = run(tmp_path, seeds=(0, 1), only_finished=True)["rows"]
+  assert len(trained) == 2
+  assert [[*row["seeds"]] for row in rows] == [["0"], ["0"]]
 
 
 def test_an_experiment_that_does_not_exist_at_a_scale_is_refused(tmp_path):
@@ -213,16 +309,143 @@ def test_the_list_counts_what_is_done_and_missing(
   assert "not at --scale=small" in line
 
 
-def test_the_standard_deviation_is_over_seeds_in_percent():
+def make_result(*rows):
+  """A result of rows of lists of metrics, one of each seed."""
   result = {
     "rows": [
       {
-        "label": "x",
-        "config": "y",
+        "label": label,
+        "config": "quickstart",
         "paper": {},
-        "seeds": {str(i): {"fg_ari": v} for i, v in enumerate((0.1, 0.3))},
+        "direction": direction,
+        "seeds": {str(seed): metrics for seed, metrics in enumerate(seeds)},
       }
+      for label, direction, seeds in rows
     ]
   }
-  (line,) = reproduce._table(result)
+  result["table"] = tables.make_table(result)
+  return result
+
+
+def test_the_standard_deviation_is_over_seeds_in_percent():
+  result = make_result(("x", "", [{"attn_ari": 0.1}, {"attn_ari": 0.3}]))
+  (line,) = result["table"]
   assert np.allclose([line["mean"], line["std"]], [20, 10])
+
+
+def test_seeds_whose_loss_stands_out_are_named_and_left_out_beside():
+  good = [{"loss": x, "fg_ari": 0.9} for x in (0.010, 0.015, 0.029)]
+  bad = {"loss": 0.046, "fg_ari": 0.1}
+  result = make_result(("x", "", [good[0], bad, *good[1:], good[1]]))
+  line = result["table"][1]
+  assert line["stripes"] == "1" and line["num_seeds"] == 5
+  assert line["mean"] == pytest.approx(74)
+  assert line["mean_without_stripes"] == pytest.approx(90)
+  assert tables._without_stripes(line) == "90.0 ± 0.0, without seed 1"
+  # Two seeds have no median to stand out from; sets have no stripes.
+  for seeds in ([good[0], bad], [{"loss": x, "ap_1": 0.5} for x in (1, 1, 9)]):
+    table = make_result(("x", "", seeds))["table"]
+    assert not any(line["stripes"] for line in table)
+
+
+def test_losses_of_good_seeds_are_far_from_the_limit_of_stripes():
+  quickstart = json.loads((RESULTS / "quickstart.json").read_text())
+  losses = [seed["loss"] for seed in quickstart["seeds"]]
+  assert max(losses) < 2 * np.median(losses)
+  assert tables.STRIPES_FACTOR > 2
+
+
+def test_of_a_sweep_a_seed_diverges_or_is_striped_at_all_points():
+  def sweep(scale):
+    return [
+      {"num_iterations": t, "loss": scale / t, "fg_ari": t / 10} for t in (1, 2)
+    ]
+
+  seeds = [sweep(0.1), sweep(0.1), sweep(0.11), None, sweep(0.4)]
+  table = make_result(("x", "", seeds))["table"]
+  assert [line["num_iterations"] for line in table] == [1, 1, 2, 2]
+  for line in table:
+    assert (line["stripes"], line["diverged"]) == ("4", "3")
+    assert line["num_seeds"] == 4
+
+
+@pytest.mark.parametrize(
+  ("aris", "direction", "agrees"),
+  [
+    ((0.7, 0.8), "worse", "yes"),
+    ((0.7, 0.8), "slightly worse", "yes"),
+    ((0.7, 0.8), "equal", "no"),
+    ((0.7, 0.8), "not stated", ""),
+    ((0.86, 0.9), "worse", "within the deviation"),
+    ((0.86, 0.9), "equal", "yes"),
+    ((0.98, 0.99), "worse", "no"),
+  ],
+)
+def test_differences_are_compared_with_the_papers(aris, direction, agrees):
+  rows = [
+    (label, x, [{"loss": 0.1, "fg_ari": ari} for ari in seeds])
+    for label, x, seeds in (
+      ("default", "", (0.88, 0.92)),
+      ("variant", direction, aris),
+    )
+  ]
+  (line,) = tables.make_differences(make_result(*rows))
+  assert line["agrees"] == agrees
+  deviations = np.var([0.88, 0.92], ddof=1), np.var(aris, ddof=1)
+  assert line["pooled_std"] == pytest.approx(100 * np.mean(deviations) ** 0.5)
+  # One seed of each tells nothing.
+  single = [(label, x, seeds[:1]) for label, x, seeds in rows]
+  assert tables.make_differences(make_result(*single)) == []
+
+
+def test_where_and_when_runs_were_made_stays_with_them(
+  tmp_path, trained, experiment, monkeypatch
+):
+  run(tmp_path, seeds=(0,))
+  here = reproduce._origin()
+  versions = {**here["versions"], "jax": "9.9"}
+  there = {"date": "2099-01-01", "hardware": "1 x GPU", "versions": versions}
+  monkeypatch.setattr(reproduce, "_origin", lambda: there)
+  result = run(tmp_path)
+  assert result["date"] == f"{here['date']} and 2099-01-01"
+  assert "1 x GPU" in result["hardware"] and "CPU" in result["hardware"]
+  assert result["versions"]["jax"] == f"{here['versions']['jax']} and 9.9"
+  assert result["versions"]["python"] == here["versions"]["python"]
+
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def test_the_page_of_the_results_is_up_to_date():
+  page = (RESULTS / "README.md").read_text()
+  assert page == tables.page(RESULTS), (
+    "run python -m slot_attention.reproduce --page"
+  )
+  for link in re.findall(r"\]\(([^)]+)\)", page):
+    assert (RESULTS / link).exists(), link
+
+
+def test_the_page_shows_what_is_measured_at_which_scale(
+  tmp_path, trained, experiment
+):
+  run(tmp_path)
+  folder = tmp_path / "results"
+  (folder / "steps.json").write_text(
+    json.dumps(
+      {"command": "python -m x", "date": "2026-01-02", "device": "y", "seed": 3}
+    )
+  )
+  (folder / "steps_gpu.json").write_text("{}")
+  for name in ("steps.png", "steps_2.png", "steps_gpu.png"):
+    (folder / name).touch()
+  reproduce.main(["--page", f"--results={folder}"])
+  page = (folder / "README.md").read_text()
+  assert "| Figure 11 | Update function | not yet | [updates_small](" in page
+  assert (
+    "| Figure 11 | default | fg_ari | 98.8 ± 0.3 | not yet | 91.0 ±" in page
+  )
+  assert "- [updates_small](updates_small.md): 1 yes" in page
+  assert (
+    "`python -m x`, 2026-01-02, y, jax not recorded, seed 3,"
+    " [steps](steps.png), [steps_2](steps_2.png)\n" in page
+  )

@@ -123,6 +123,24 @@ def test_curves_are_drawn(tmp_path):
   assert picture.shape[1] > 2 * picture.shape[0] and picture.std() > 0.05
 
 
+def test_legends_stand_beside_the_curves(tmp_path, monkeypatch):
+  figures = []
+  new_figure = visualization._new_figure
+
+  def keep(width, height):
+    figures.append(new_figure(width, height))
+    return figures[-1]
+
+  monkeypatch.setattr(visualization, "_new_figure", keep)
+  points = [(t, 50.0) for t in range(1, 11)]
+  visualization.draw_curves(
+    tmp_path / "c.png", {"step": {"fg_ari": points}}, losses={"train": points}
+  )
+  for axes in figures[0].axes:
+    legend = axes.get_legend().get_window_extent()
+    assert not legend.overlaps(axes.get_window_extent())
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_contact_sheet_shows_images_above_their_segments(tmp_path, channels):
   import matplotlib.image
@@ -145,14 +163,21 @@ def test_a_contact_sheet_shows_images_above_their_segments(tmp_path, channels):
   assert matplotlib.image.imread(path).shape[0] == H
 
 
-def test_bars_are_drawn(tmp_path):
+def test_bars_become_more_lines_and_more_panels_of_three(tmp_path):
   import matplotlib.image
 
-  bars = {"default": (90.0, 2.0), "variant": (30.0, 8.0)}
-  panels = {"data": {"fg_ari": bars}, "more": {"ap_1": bars, "ap_0.5": bars}}
-  visualization.draw_bars(tmp_path / "b.png", panels)
-  picture = matplotlib.image.imread(tmp_path / "b.png")
-  assert picture.shape[1] > 2 * picture.shape[0] and picture.std() > 0.05
+  def size(panels):
+    visualization.draw_bars(tmp_path / "b.png", panels)
+    picture = matplotlib.image.imread(tmp_path / "b.png")
+    assert picture.std() > 0.05
+    return picture.shape[:2]
+
+  bars = {"default": [90.0, 92.0], "variant": [-3.0, 8.0], "bad": []}
+  height, width = size({"fg_ari": bars})
+  assert size({"fg_ari": {str(i): [i] for i in range(30)}})[0] > 4 * height
+  assert size({"a": bars, "b": bars, "c": bars}) > (height - 1, 2 * width)
+  assert size({x: bars for x in "abcd"})[0] > 1.9 * height
+  assert size({"fg_ari": {"bad": []}})[1] == width
 
 
 def test_slots_have_borders_in_their_color_and_can_be_shown_whole(tmp_path):
