@@ -34,6 +34,8 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 5_000
   config.keep_checkpoints = 2
 
+  config.steps_per_dispatch = 1  # More keep fast accelerators from waiting.
+  config.compute_dtype = "float32"  # Or "bfloat16", of the convolutions.
   config.num_cpu_devices = 1  # Into so many a CPU is split.
   config.data_placement = "device"  # Or "host", for what does not fit.
   config.data = ConfigDict(
@@ -68,6 +70,7 @@ def get_config() -> ConfigDict:
         "kernel_size": 5,
         "mlp_size": 32,
         "use_position_embedding": True,
+        "chunk_size": 0,
       },
       "slot_attention": {
         "num_slots": 4,
@@ -90,6 +93,8 @@ def get_config() -> ConfigDict:
         "strides": (1, 1, 1),
         "kernel_size": 5,
         "channels": 3,
+        "chunk_size": 0,
+        "remat": False,
       },
     }
   )

@@ -41,6 +41,9 @@ RUN_FIELDS = (
   "data_placement",
   "num_cpu_devices",
   "data.data_dir",
+  "model.encoder.chunk_size",
+  "model.decoder.chunk_size",
+  "model.decoder.remat",
 )
 
 

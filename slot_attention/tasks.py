@@ -28,6 +28,8 @@ from slot_attention.validation import (
 
 Arrays = dict[str, jax.Array]
 
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -43,6 +45,8 @@ class Task:
       collection.
     draw: writes pictures of outputs and normalised batch into a folder and
       returns their paths.
+    compute_dtype: in which encoder and decoder compute; Slot Attention itself,
+      normalisation statistics, alpha masks and losses stay in float32.
   """
 
   model: nn.Module
@@ -51,6 +55,7 @@ class Task:
   measure: Callable[[Arrays, Arrays], Arrays]
   metrics: Callable[[Arrays], clu_metrics.Collection]
   draw: Callable[[Path, Arrays, Arrays], list[Path]]
+  compute_dtype: str = "float32"
 
   def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
     """Fresh parameters for images [H, W, C]."""
@@ -70,9 +75,15 @@ class Task:
       key: of the initial slots' noise, beside each example's id.
       **kwargs: num_slots, num_iterations, slots: see `SlotAttention`.
     """
+    params = {
+      module: jax.tree.map(lambda x: x.astype(self.compute_dtype), tree)
+      if module in ("encoder", "decoder")
+      else tree
+      for module, tree in params.items()
+    }
     return self.model.apply(
       {"params": params},
-      batch["images"],
+      batch["images"].astype(self.compute_dtype),
       example_ids=batch["example_ids"],
       rngs={"slots": key},
       **kwargs,
@@ -237,7 +248,9 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
   check_fields("config.loss", config.loss, options)
   for name, option in options.items():
     check_type(f"config.loss.{name}", config.loss[name], option.annotation)
-  return make(config.model, max_objects=config.data.max_objects, **config.loss)
+  check_choice("compute_dtype", config.compute_dtype, COMPUTE_DTYPES)
+  task = make(config.model, max_objects=config.data.max_objects, **config.loss)
+  return dataclasses.replace(task, compute_dtype=config.compute_dtype)
 
 
 def _build_slot_attention(model):

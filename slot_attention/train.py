@@ -46,6 +46,8 @@ _FIELDS = {
   "checkpoint_every": (int, 1),
   "keep_checkpoints": (int, 1),
   "data_placement": (str, None),
+  "steps_per_dispatch": (int, 1),
+  "compute_dtype": (str, None),
   "num_cpu_devices": (int, 1),
 }
 
@@ -112,13 +114,13 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   slots_key: jax.Array,
 ) -> Callable[[TrainState, batches.Batch], tuple[TrainState, jax.Array]]:
-  """Compiles one update for all devices.
+  """Compiles the updates of one dispatch for all devices.
 
   Returns:
-    A function of the replicated state, which it consumes, and a sharded batch.
-    It returns the next state and the mean loss over the batch, on each device;
-    NaN in its place if anything in the loss or in the next state, which a bad
-    gradient spoils, is not finite.
+    A function of the replicated state, which it consumes, and the sharded
+    batches of n steps. It returns the next state and the mean loss over the
+    batch of every step, [n] on each device; NaN in its place if anything in the
+    loss or in the next state, which a bad gradient spoils, is not finite.
   """
 
   def train_step(state, batch):
@@ -138,7 +140,18 @@ def make_train_step(
     finite = [jnp.isfinite(x).all() for x in jax.tree.leaves((loss, state))]
     return state, jnp.where(jnp.stack(finite).all(), loss, jnp.nan)
 
-  return parallel.data_parallel(train_step, donate_argnums=(0,))
+  def train_steps(state, batches):
+    if jax.default_backend() != "cpu":
+      steps_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batches)
+      return jax.lax.scan(train_step, state, steps_first)
+    # XLA has no fast gradient of a convolution in a loop for CPUs.
+    losses = []
+    for i in range(batches["example_ids"].shape[1]):
+      state, loss = train_step(state, {k: x[:, i] for k, x in batches.items()})
+      losses.append(loss)
+    return state, jnp.stack(losses)
+
+  return parallel.data_parallel(train_steps, donate_argnums=(0,))
 
 
 def train(
@@ -210,8 +223,9 @@ def train(
     placement=config.data_placement,
   )
   feeder = batches.Feeder(data.splits["train"], config.data_placement)
+  dispatches = range(first_step, config.num_steps, config.steps_per_dispatch)
   train_batches = feeder.train_batches(
-    range(first_step, config.num_steps),
+    dispatches,
     batch_size=config.batch_size,
     seed=config.seed,
   )
@@ -234,10 +248,11 @@ def train(
       disable=not parallel.is_first_process(),
     ) as progress,
   ):
-    for step, batch in enumerate(train_batches, first_step + 1):
+    for done, batch in zip(dispatches, train_batches):
       state, loss = train_step(state, batch)
       losses.append(loss)
-      progress.update()
+      step = done + config.steps_per_dispatch
+      progress.update(config.steps_per_dispatch)
 
       minutes = (time.monotonic() - start) / 60
       out_of_time = bool(config.max_minutes) and minutes >= config.max_minutes
@@ -248,7 +263,7 @@ def train(
       save = step % config.checkpoint_every == 0 or last or stop
 
       if log or evaluation or save:
-        values = [float(loss[0]) for loss in jax.device_get(losses)]
+        values = np.concatenate([loss[0] for loss in jax.device_get(losses)])
         losses.clear()
         if not np.isfinite(values).all():
           bad_step = step - len(values) + 1 + int(np.isnan(values).argmax())
@@ -258,7 +273,8 @@ def train(
       if log:
         progress.set_postfix(loss=f"{values[-1]:.4g}")
         rate = float(schedule(step - 1))
-        writer.write(step, "train", {"loss": values[-1], "learning_rate": rate})
+        loss = float(values[-1])
+        writer.write(step, "train", {"loss": loss, "learning_rate": rate})
       if evaluation:
         metrics = run_evaluation(state.params)
         writer.write(step, "eval", metrics)
@@ -305,6 +321,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     check_type(name, config[name], kind)
     if least is not None:
       check_at_least(name, config[name], least)
+  for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
+    if config[name] % config.steps_per_dispatch:
+      raise ValueError(
+        f"{name}={config[name]} is not a multiple of"
+        f" steps_per_dispatch={config.steps_per_dispatch}"
+      )
   check_choice("data_placement", config.data_placement, batches.PLACEMENTS)
 
 

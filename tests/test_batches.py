@@ -29,11 +29,11 @@ def test_every_epoch_shows_every_example_once():
   assert (other != seen[:4]).any()
 
 
-def feed(split, placement):
+def feed(split, placement, steps=range(2, 7)):
   feeder = batches.Feeder(split, placement)
   return [
     jax.tree.map(np.asarray, batch)
-    for batch in feeder.train_batches(range(2, 7), batch_size=8, seed=1)
+    for batch in feeder.train_batches(steps, batch_size=8, seed=1)
   ]
 
 
@@ -42,13 +42,30 @@ def test_host_and_device_give_the_same_examples_in_the_same_order(images):
   from_device, from_host = feed(split, "device"), feed(split, "host")
   assert len(from_device) == len(from_host) == 5
   for a, b in zip(from_device, from_host):
-    assert a["images"].shape == (4, 2, 4, 5, 3)  # Devices, examples of each.
+    # Devices, examples of each, steps.
+    assert a["images"].shape == (4, 2, 1, 4, 5, 3)
     jax.tree.map(np.testing.assert_array_equal, a, b)
   flat = from_host[0]["images"].reshape(8, 4, 5, 3)
   examples = batches.examples_of_step(2, batch_size=8, num_examples=10, seed=1)
   np.testing.assert_array_equal(flat, images[examples])
   with pytest.raises(ValueError, match="data_placement='disk'"):
     feed(split, "disk")
+
+
+@pytest.mark.parametrize("placement", batches.PLACEMENTS)
+def test_steps_come_together_with_the_examples_they_have_apart(
+  images, placement
+):
+  split = split_of(images=images)
+  apart = feed(split, placement, range(2, 8))
+  together = feed(split, placement, range(2, 8, 3))
+  assert len(together) == 2
+  for i, batch in enumerate(together):
+    jax.tree.map(
+      lambda x, *xs: np.testing.assert_array_equal(x, np.concatenate(xs, 2)),
+      batch,
+      *apart[3 * i : 3 * i + 3],
+    )
 
 
 @pytest.mark.parametrize("placement", batches.PLACEMENTS)

@@ -232,7 +232,8 @@ def test_convolving_broadcast_vectors_equals_the_plain_convolution(
 
     def fast(variables, vectors, position):
       layer = conv_layer.bind(variables)
-      return models.convolve_broadcast(layer, vectors, position)
+      convolved = models.convolve_position(layer, position)
+      return models.convolve_broadcast(layer, vectors, convolved)
 
     results = []
     for function in (plain, fast):
@@ -261,6 +262,52 @@ def test_the_decoder_takes_the_shortcut_only_where_it_fits(monkeypatch):
     calls.clear()
     models.SpatialBroadcastDecoder(**fields).init(RNGS, slots)
     assert len(calls) == expected
+
+
+def loss_and_gradients(module, variables, images):
+  def loss(variables):
+    outputs = module.apply(variables, images, rngs=RNGS)
+    return jnp.mean((outputs["recon_combined"] - images) ** 2)
+
+  return jax.jit(jax.value_and_grad(loss))
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
+@pytest.mark.parametrize("chunk_size", [1, 4, 10, 99])
+@pytest.mark.parametrize("remat", [False, True])
+def test_chunks_and_rematerialisation_change_nothing(
+  strides, chunk_size, remat
+):
+  fields = {"strides": strides, "broadcast_size": (H // strides[0], 16)}
+  images = jax.random.uniform(
+    jax.random.key(2), (B, H, 16 * strides[0], C), minval=-1
+  )
+  plain = small_discovery(**fields)
+  chunked = small_discovery(**fields, chunk_size=chunk_size, remat=remat)
+  chunked = chunked.clone(encoder=plain.encoder.clone(chunk_size=chunk_size))
+  variables = jax.jit(plain.init)(RNGS, images)
+  expected = loss_and_gradients(plain, variables, images)(variables)
+  computed = loss_and_gradients(chunked, variables, images)(variables)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    computed,
+    expected,
+  )
+
+
+def test_rematerialised_chunks_need_less_memory():
+  images = jnp.zeros((4, 64, 64, C))
+  bytes_needed = []
+  for fields in ({}, {"chunk_size": 2, "remat": True}):
+    module = small_discovery(
+      broadcast_size=(32, 32), features=(32, 32), strides=(1, 2), **fields
+    )
+    variables = jax.jit(module.init)(RNGS, images)
+    step = loss_and_gradients(module, variables, images)
+    memory = step.lower(variables).compile().memory_analysis()
+    bytes_needed.append(memory.temp_size_in_bytes)
+  plain, rematerialised = bytes_needed
+  assert rematerialised < plain / 2
 
 
 def test_images_that_do_not_fit_the_decoder_are_refused():

@@ -45,6 +45,8 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
       "checkpoint_every": 3,
       "keep_checkpoints": 2,
       "data_placement": "device",
+      "steps_per_dispatch": 1,
+      "compute_dtype": "float32",
       "num_cpu_devices": 4,
       "data": {
         "name": "tetrominoes",
@@ -66,6 +68,7 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
           "kernel_size": 3,
           "mlp_size": 6,
           "use_position_embedding": True,
+          "chunk_size": 0,
         },
         "slot_attention": {
           "num_slots": 4,
@@ -93,6 +96,8 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
         "strides": (1,),
         "kernel_size": 3,
         "channels": 3,
+        "chunk_size": 0,
+        "remat": False,
       }
     )
   else:
@@ -263,7 +268,7 @@ def test_the_slot_mlp_predicts_sets(set_config, tmp_path):
 def test_a_sweep_covers_iterations_objects_and_slots(
   set_config, tmp_path, monkeypatch
 ):
-  assert list(evaluate.SWEPT_ITERATIONS) == [1, 2, 3, 4, 5, 6, 7]
+  assert list(evaluate.SWEPT_ITERATIONS) == [*range(1, 11)]
   monkeypatch.setattr(evaluate, "SWEPT_ITERATIONS", (1, 2, 4))
   metrics = train.train(set_config, tmp_path)
   rows = evaluate.sweep_run(tmp_path, set_config)
@@ -339,7 +344,7 @@ def losses_on(num_devices, config, monkeypatch):
   feeder = batches.Feeder(data.splits["train"], "host")
   for batch in feeder.train_batches(range(5), batch_size=8, seed=0):
     state, loss = step(state, batch)
-    losses.append(float(loss[0]))
+    losses.append(float(loss[0, 0]))
   evaluation = evaluate.make_evaluator(
     task, data.splits["eval"], batch_size=4, placement="host"
   )(state.params)
@@ -395,6 +400,66 @@ def test_work_after_the_last_checkpoint_is_done_again(config, tmp_path):
   assert_equal_trees(
     final_state(tmp_path / "whole", 6), final_state(tmp_path / "killed", 6)
   )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_steps_of_one_dispatch_train_as_steps_apart(
+  config, tmp_path, monkeypatch, backend
+):
+  config.log_every = config.checkpoint_every = config.eval_every = 3
+  train.train(config, tmp_path / "apart")
+  config.steps_per_dispatch = 3
+  # Where it is no CPU, the steps are a loop.
+  monkeypatch.setattr(train.jax, "default_backend", lambda: backend)
+  train.train(config, tmp_path / "together")
+  apart, together = (
+    read_lines(tmp_path / name) for name in ("apart", "together")
+  )
+  assert [line["step"] for line in together] == [3, 3, 6, 6]
+  for a, b in zip(apart, together, strict=True):
+    assert a.pop("split") == b.pop("split")
+    assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("field", ["num_steps", "log_every", "eval_every"])
+def test_what_happens_every_so_often_fits_the_dispatches(
+  config, tmp_path, field
+):
+  config.update(steps_per_dispatch=2, eval_every=2, checkpoint_every=2)
+  config[field] = 5
+  with pytest.raises(ValueError, match=f"{field}=5 is not a multiple of"):
+    train.train(config, tmp_path)
+
+
+def test_in_bfloat16_convolutions_are_and_the_rest_is_not(config):
+  images = prepare.load(config.data).splits["train"].take(np.arange(4))
+  batch = tasks.normalize({**images, "example_ids": jnp.arange(4)})
+
+  def compute(dtype):
+    config.compute_dtype = dtype
+    task = tasks.make_task(config)
+    params = task.init(jax.random.key(0), (12, 12, 3))
+
+    def loss_and_outputs(params):
+      outputs = task.apply(params, batch, jax.random.key(1))
+      return task.loss(outputs, batch).mean(), outputs
+
+    results = jax.jit(jax.value_and_grad(loss_and_outputs, has_aux=True))(
+      params
+    )
+    assert {x.dtype.name for x in jax.tree.leaves(results)} == {"float32"}
+    convolutions = {
+      line.split(":")[1].partition("[")[0]
+      for line in str(jax.make_jaxpr(loss_and_outputs)(params)).splitlines()
+      if "= conv_general_dilated[" in line
+    }
+    return float(results[0][0]), convolutions
+
+  loss32, convolutions32 = compute("float32")
+  loss16, convolutions16 = compute("bfloat16")
+  assert (convolutions32, convolutions16) == ({"f32"}, {"bf16"})
+  assert loss32 != loss16
+  assert loss32 == pytest.approx(loss16, rel=0.01)
 
 
 def test_sigterm_saves_and_the_run_goes_on_from_there(

@@ -4,6 +4,8 @@ A batch is a dict of arrays, on the devices as `parallel.shard` lays them, with
 B examples over all devices of all processes:
   images: uint8 [B, H, W, C]; segments: uint8 [B, H, W]; targets, if any;
   example_ids: int32 [B], to which the noise of the slots is tied.
+Batches of n training steps come together, with [B, n, ...] in the place of
+[B, ...].
 """
 
 import collections
@@ -22,8 +24,8 @@ PLACEMENTS = ("device", "host")
 _PREFETCH = 2
 
 Batch = dict[str, jax.Array]
-# Which examples make a batch, and their ids, int [B] each; of these a process
-# loads its own part.
+# Which examples make a batch, and their ids, int [B] or [B, n] each; of these a
+# process loads its own part.
 Request = tuple[np.ndarray, np.ndarray]
 
 
@@ -76,23 +78,25 @@ class Feeder:
     on how many devices share it.
 
     Args:
-      steps: which.
+      steps: which; as many as its `step` says come together, [B, n, ...].
       batch_size: B.
       seed: of the order.
     """
-    ids = np.arange(batch_size, dtype=np.int32)
-    return self._feed(
-      (
+
+    def request(first):
+      examples = [
         examples_of_step(
           step,
           batch_size=batch_size,
           num_examples=self._num_examples,
           seed=seed,
-        ),
-        ids,
-      )
-      for step in steps
-    )
+        )
+        for step in range(first, first + steps.step)
+      ]
+      ids = np.arange(batch_size, dtype=np.int32)
+      return np.stack(examples, 1), np.stack([ids] * steps.step, 1)
+
+    return self._feed(map(request, steps))
 
   def eval_batches(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
     """Yields every example once, in order, and how many of a batch count.
