@@ -23,10 +23,9 @@ from typing import Any
 
 from absl import app, flags
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import jax_worker, workers
+from benchmarks import jax_worker, operations, workers
 import configs
 from slot_attention import tasks
 from slot_attention.experiments import changed
@@ -114,57 +113,6 @@ def start_worker(contender: str, specification: Mapping[str, Any]):
   return workers.Worker(python, module, {**specification, "compile": compiled})
 
 
-def count_operations(specification: Mapping[str, Any]) -> int:
-  """Multiplications and additions of convolutions and matrix products.
-
-  Of the loss of a batch and its gradient, as this project computes them.
-  """
-  config = changed(
-    configs.load(specification["config"]), specification["changes"]
-  )
-  task = tasks.make_task(config)
-  shape = specification["image_shape"]
-  batch_size, max_objects = config.batch_size, config.data.max_objects
-  batch = {
-    "images": jax.ShapeDtypeStruct((batch_size, *shape), jnp.uint8),
-    "example_ids": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    "targets": jax.ShapeDtypeStruct((batch_size, max_objects, 19), jnp.float32),
-  }
-
-  def loss(params, batch):
-    batch = tasks.normalize(batch)
-    outputs = task.apply(params, batch, jax.random.key(0))
-    return jnp.mean(task.loss(outputs, batch))
-
-  params = jax.eval_shape(lambda: task.init(jax.random.key(0), shape))
-  return _count(jax.make_jaxpr(jax.value_and_grad(loss))(params, batch).jaxpr)
-
-
-def _count(jaxpr):
-  total = 0
-  for equation in jaxpr.eqns:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-      left, _ = (x.aval.shape for x in equation.invars)
-      contracted = [left[axis] for axis in params["dimension_numbers"][0][0]]
-      total += 2 * equation.outvars[0].aval.size * int(np.prod(contracted))
-    elif name == "conv_general_dilated":
-      kernel = equation.invars[1].aval
-      outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-      # Of a dilated input most pixels are zeros that nobody multiplies.
-      dilation = int(np.prod(params["lhs_dilation"]))
-      total += (
-        2 * equation.outvars[0].aval.size * kernel.size // outputs // dilation
-      )
-    for inner in jax.tree.leaves(
-      [*params.values()], is_leaf=lambda x: hasattr(x, "eqns")
-    ):
-      inner = getattr(inner, "jaxpr", inner)
-      if hasattr(inner, "eqns"):
-        total += params.get("length", 1) * _count(inner)
-  return total
-
-
 def measure(name: str) -> dict[str, Any]:
   """Times the steps of a config, of all contenders in turns."""
   specification = make_specification(name)
@@ -192,10 +140,11 @@ def measure(name: str) -> dict[str, Any]:
       bar.update()
   for worker in contenders.values():
     worker.stop()
-  operations = count_operations(specification)
+  config = changed(configs.load(name), specification["changes"])
+  num_operations = operations.count_operations(config)
   result = {
     "batch_size": specification["batch_size"],
-    "operations": operations,
+    "operations": num_operations,
     "contenders": {
       contender: {
         "versions": worker.versions,
@@ -216,7 +165,7 @@ def measure(name: str) -> dict[str, Any]:
     product = seconds["jax", jax_worker.PRODUCT]
     peak = jax_worker.PRODUCT_OPERATIONS / min(product)
     result["peak_operations_per_second"] = peak
-    result["floor_seconds"] = operations / peak
+    result["floor_seconds"] = num_operations / peak
   return result
 
 

@@ -1,0 +1,68 @@
+"""Counts the operations of a training step, without doing it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from slot_attention import tasks
+from slot_attention.data import clevr
+
+
+def gradient_of_step(
+  config: ConfigDict,
+) -> tuple[Callable[..., Any], Any, dict[str, jax.ShapeDtypeStruct]]:
+  """A step's loss with gradients, and the shapes of parameters and batch."""
+  task = tasks.make_task(config)
+  image_shape = tasks.image_shape(config)
+  objects = (config.batch_size, config.data.max_objects, clevr.TARGET_SIZE)
+  batch = {
+    "images": jax.ShapeDtypeStruct(
+      (config.batch_size, *image_shape), jnp.uint8
+    ),
+    "example_ids": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+    "targets": jax.ShapeDtypeStruct(objects, jnp.float32),
+  }
+
+  def mean_loss(params, batch):
+    batch = tasks.normalize(batch)
+    outputs = task.apply(params, batch, jax.random.key(0))
+    return jnp.mean(task.loss(outputs, batch))
+
+  params = jax.eval_shape(lambda: task.init(jax.random.key(0), image_shape))
+  return jax.value_and_grad(mean_loss), params, batch
+
+
+def count_operations(config: ConfigDict) -> int:
+  """Multiplications and additions of the convolutions and matrix products.
+
+  Of the loss of a batch and its gradient, as this project computes them: with
+  `remat` what is computed twice counts twice.
+  """
+  function, *shapes = gradient_of_step(config)
+  return _count(jax.make_jaxpr(function)(*shapes).jaxpr)
+
+
+def _count(jaxpr):
+  total = 0
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+      left = equation.invars[0].aval.shape
+      contracted = [left[axis] for axis in params["dimension_numbers"][0][0]]
+      total += 2 * equation.outvars[0].aval.size * int(np.prod(contracted))
+    elif name == "conv_general_dilated":
+      kernel = equation.invars[1].aval
+      outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+      # Of a dilated input most pixels are zeros, which need not be multiplied.
+      dilation = int(np.prod(params["lhs_dilation"]))
+      products = equation.outvars[0].aval.size * kernel.size // outputs
+      total += 2 * products // dilation
+    for inner in jax.tree.leaves([*params.values()]):
+      inner = getattr(inner, "jaxpr", inner)  # Of a closed one.
+      if hasattr(inner, "eqns"):
+        total += params.get("length", 1) * _count(inner)
+  return total
