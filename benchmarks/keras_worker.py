@@ -21,19 +21,6 @@ from benchmarks import workers
 
 layers = tf.keras.layers
 
-# What is written here; fields that no layer takes do not change the function.
-VARIANT = {
-  "use_position_embedding": True,
-  "epsilon_place": "attention",
-  "aggregation": "weighted_mean",
-  "softmax_axis": "slots",
-  "update": "gru",
-  "use_layer_norm": True,
-  "use_projections": True,
-  "temperature": "sqrt_d",
-  "slot_init": "shared",
-}
-
 
 def make_mlp(hidden_size: int, num_outputs: int, activation=None):
   return tf.keras.Sequential(
@@ -206,13 +193,7 @@ class Model(tf.keras.Model):
 
   def __init__(self, image_shape: list[int], model: Mapping[str, Any]):
     super().__init__(name="model")
-    fields = {k: v for section in model.values() for k, v in section.items()}
-    is_variant = VARIANT.items() <= fields.items()
-    if not (is_variant and fields["mlp_hidden_size"]):
-      raise ValueError(
-        "only Slot Attention with a residual MLP and with"
-        f" {VARIANT} is written here, not {model}"
-      )
+    workers.check_variant(model)
     self.encoder = Encoder(image_shape, **model["encoder"])
     self.slot_attention = SlotAttention(**model["slot_attention"])
     if "decoder" in model:

@@ -26,19 +26,6 @@ from torch.nn import functional
 
 from benchmarks import workers
 
-# What is written here; fields that no layer takes do not change the function.
-VARIANT = {
-  "use_position_embedding": True,
-  "epsilon_place": "attention",
-  "aggregation": "weighted_mean",
-  "softmax_axis": "slots",
-  "update": "gru",
-  "use_layer_norm": True,
-  "use_projections": True,
-  "temperature": "sqrt_d",
-  "slot_init": "shared",
-}
-
 # Keras' epsilon, which is the paper's.
 LayerNorm = functools.partial(nn.LayerNorm, eps=1e-3)
 
@@ -196,14 +183,9 @@ class Model(nn.Module):
 
   def __init__(self, image_shape: list[int], model: Mapping[str, Any]):
     super().__init__()
-    fields = {k: v for section in model.values() for k, v in section.items()}
-    is_variant = VARIANT.items() <= fields.items()
-    if not (is_variant and fields["mlp_hidden_size"]):
-      raise ValueError(
-        "only Slot Attention with a residual MLP and with"
-        f" {VARIANT} is written here, not {model}"
-      )
-    if fields["kernel_size"] % 2 == 0:
+    workers.check_variant(model)
+    sizes = [x["kernel_size"] for x in model.values() if "kernel_size" in x]
+    if any(size % 2 == 0 for size in sizes):
       raise ValueError("only odd kernel sizes are written here")
     size = model["slot_attention"]["slot_size"]
     self.encoder = Encoder(image_shape, **model["encoder"])

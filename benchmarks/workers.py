@@ -34,6 +34,31 @@ Work = Callable[[int], float]
 PeakBytes = Callable[[], int]
 
 
+# The variant of the model that all contenders are.
+_VARIANT = {
+  "use_position_embedding": True,
+  "epsilon_place": "attention",
+  "aggregation": "weighted_mean",
+  "softmax_axis": "slots",
+  "update": "gru",
+  "use_layer_norm": True,
+  "use_projections": True,
+  "temperature": "sqrt_d",
+  "slot_init": "shared",
+}
+
+
+def check_variant(model: Mapping[str, Any]) -> None:
+  """Raises a ValueError unless a specification's model is the paper's."""
+  fields = {k: v for section in model.values() for k, v in section.items()}
+  is_variant = _VARIANT.items() <= fields.items()
+  if not (is_variant and fields["mlp_hidden_size"]):
+    raise ValueError(
+      "only Slot Attention with a residual MLP and with"
+      f" {_VARIANT} is written here, not {model}"
+    )
+
+
 def peak_host_bytes() -> int:
   """The most memory that this process had, for those that have no device."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
