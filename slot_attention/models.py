@@ -268,8 +268,8 @@ def in_chunks(
 
   Equals `function(inputs)`, gradients included, to rounding. On a CPU it is
   faster: a small chunk's activations stay in the cache from layer to layer, and
-  the gradients of convolution kernels, which are sums over the chunk, are
-  several times as fast on few images as on many. The chunks are unrolled, since
+  gradients of convolution kernels, which are sums over the chunk, take less
+  time for many small sums than for a large one. The chunks are unrolled, since
   XLA has no fast gradient of a convolution in a loop for CPUs.
 
   Args:
