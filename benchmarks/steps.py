@@ -189,16 +189,19 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         if work == jax_worker.PRODUCT:
           continue
         rounds = times["seconds_of_rounds"]
-        ours = result["contenders"].get("jax", measured)["works"][work]
-        floor = result.get("floor_seconds", 0) / times["seconds"]
+        ours = result["contenders"].get("jax", {"works": {}})["works"]
+        ratio = ours and f"{times['seconds'] / ours[work]['seconds']:.2f}"
+        floor = ""
+        if ours and work == "training":
+          floor = f"{result['floor_seconds'] / times['seconds']:.0%}"
         cells = [
           contender,
           work,
           f"{times['seconds']:.4g}",
           f"{min(rounds):.4g} to {max(rounds):.4g}",
           f"{batch_size / times['seconds']:,.4g}",
-          f"{times['seconds'] / ours['seconds']:.2f}",
-          f"{floor:.0%}" if work == "training" else "",
+          ratio or "",
+          floor,
           f"{times['seconds_of_first']:.3g}",
           f"{measured['peak_bytes'] / 1e9:.3g}",
         ]
