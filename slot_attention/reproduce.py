@@ -15,6 +15,7 @@ measured of the paper, and what else lies there.
 Scales: "paper" as the paper's; "small" for two CPU cores: configs/quickstart.py
 and configs/clevr_set_prediction_small.py in the place of object discovery and
 set prediction; "smoke" to see that everything works, with meaningless numbers.
+Without --seeds there are five, as in the paper, three, and two.
 """
 
 import argparse
@@ -48,6 +49,8 @@ from slot_attention.experiments import (
   rows_at,
   value_of,
 )
+
+_NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
 
 
 def run_directory(row: Row, config: ConfigDict, scale: str, seed: int) -> Path:
@@ -263,7 +266,7 @@ def main(arguments: Sequence[str]) -> None:
   )
   parser.add_argument("name", nargs="?", choices=EXPERIMENTS)
   parser.add_argument("--scale", choices=SCALES, default="paper")
-  parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
+  parser.add_argument("--seeds", type=int, nargs="+")
   parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
   parser.add_argument("--results", type=Path, default=Path("results"))
   parser.add_argument("--data_dir", default="data")
@@ -271,12 +274,13 @@ def main(arguments: Sequence[str]) -> None:
   parser.add_argument("--list", action="store_true")
   parser.add_argument("--page", action="store_true")
   options = parser.parse_args(arguments)
+  seeds = options.seeds or list(range(_NUM_SEEDS[options.scale]))
   logging.set_verbosity(logging.INFO)
   if options.page:
     tables.write_page(options.results)
     return
   if options.list or options.name is None:
-    _list(options.runs, options.scale, options.seeds)
+    _list(options.runs, options.scale, seeds)
     return
   if options.scale == "small":
     cores = len(os.sched_getaffinity(0))
@@ -285,7 +289,7 @@ def main(arguments: Sequence[str]) -> None:
     reproduce(
       options.name,
       scale=options.scale,
-      seeds=list(options.seeds),
+      seeds=seeds,
       runs=options.runs,
       results=options.results,
       data_dir=options.data_dir,

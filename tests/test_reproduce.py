@@ -309,6 +309,16 @@ def test_the_list_counts_what_is_done_and_missing(
   assert "not at --scale=small" in line
 
 
+@pytest.mark.parametrize("scale, seeds", [("smoke", 2), ("small", 3)])
+def test_without_seeds_there_are_as_many_as_the_scale_has(
+  tmp_path, capsys, scale, seeds
+):
+  reproduce.main(["--list", f"--scale={scale}", f"--runs={tmp_path}"])
+  lines = capsys.readouterr().out.splitlines()
+  (line,) = [line for line in lines if line.startswith("figure11 ")]
+  assert f"0 runs done, {4 * seeds} missing" in line  # Two rows, two tasks.
+
+
 def make_result(*rows):
   """A result of rows of lists of metrics, one of each seed."""
   result = {
