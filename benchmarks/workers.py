@@ -7,7 +7,6 @@ turns. This file must be importable without any of the frameworks.
 A worker gets its specification as one line of JSON: a dict of
   config: the experiment, a name that `configs.load` takes;
   changes: of its fields, by dotted name, which the other entries contain;
-  task: "object_discovery" or "set_prediction";
   model: the config's section of that name, as nested dicts;
   image_shape: [H, W, C]; batch_size: B; max_objects: M;
   learning_rate; max_grad_norm: 0 for no clipping;
@@ -33,8 +32,7 @@ Work = Callable[[int], float]
 # The most memory that was in use on the device.
 PeakBytes = Callable[[], int]
 
-
-# The variant of the model that all contenders are.
+# The variant of the model that all contenders are, the paper's.
 _VARIANT = {
   "use_position_embedding": True,
   "epsilon_place": "attention",

@@ -25,7 +25,8 @@ from slot_attention.progress import progress_bar
 # every evaluation of every run.
 _SLOTS_KEY_SEED = 0
 
-# Iterations T of a sweep; the paper goes from 1 (Figure 12) to 7 (Figure 5).
+# Iterations T of a sweep; the paper goes from 1 (Figure 12) to 7 (Figure 5),
+# and this further, to where more may harm.
 SWEPT_ITERATIONS = range(1, 11)
 
 # Examples in a picture.

@@ -284,7 +284,10 @@ def in_chunks(
 
 
 def convolve_position(conv: nn.Module, position: jax.Array) -> jax.Array:
-  """What a position [1, h, w, D] adds to a convolution, without its bias."""
+  """What a position adds to a convolution, without its bias.
+
+  [1, h, w, D] to [1, h, w, features of conv].
+  """
   bias = conv(jnp.zeros_like(position, shape=(1, 1, 1, position.shape[-1])))
   return conv(position) - bias
 

@@ -156,8 +156,8 @@ def check_agreement(values: Mapping[str, int]) -> None:
       )
 
 
-def agree_to_stop(stop: bool, step: int) -> bool:
-  """Whether all processes stop after this step, of which all are asked.
+def agree_to_stop(stop: bool, dispatch: int) -> bool:
+  """Whether all processes stop after this dispatch, of which all are asked.
 
   Where there are many, this only looks at a flag of the process: SIGTERM to one
   of them makes all agree on a step soon after it. It is JAX that catches
@@ -165,13 +165,14 @@ def agree_to_stop(stop: bool, step: int) -> bool:
 
   Args:
     stop: whether this process wants to.
-    step: that it has done.
+    dispatch: that it has done, one more each time: JAX picks the one after the
+      last that any process has reached, and waits for just its number.
   """
   if jax.process_count() == 1:
     return stop
   if stop:
     os.kill(os.getpid(), signal.SIGTERM)
-  return multihost_utils.reached_preemption_sync_point(step)
+  return multihost_utils.reached_preemption_sync_point(dispatch)
 
 
 def _sharding() -> jax.sharding.NamedSharding:

@@ -256,7 +256,9 @@ def train(
 
       minutes = (time.monotonic() - start) / 60
       out_of_time = bool(config.max_minutes) and minutes >= config.max_minutes
-      stop = parallel.agree_to_stop(out_of_time or bool(caught), step)
+      stop = parallel.agree_to_stop(
+        out_of_time or bool(caught), step // config.steps_per_dispatch
+      )
       last = step == config.num_steps
       log = step % config.log_every == 0 or last
       evaluation = step % config.eval_every == 0 or last

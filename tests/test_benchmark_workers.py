@@ -53,7 +53,6 @@ def specification_of(name, **fields):
       config.model[section][field] = tuple(value) if is_list else value
   specification = {
     "config": name,
-    "task": config.task,
     "model": config.model.to_dict(),
     "image_shape": image_shape,
     "batch_size": BATCH_SIZE,

@@ -64,7 +64,7 @@ def test_the_benchmarks_of_steps_run(tmp_path):
   for arguments in (
     [
       "benchmarks.steps",
-      "--configs=smoke:tetrominoes_object_discovery,smoke:clevr_set_prediction",
+      "--configs=smoke:clevr6_object_discovery,smoke:clevr_set_prediction",
       "--contenders=jax",
       "--chunk_size=3",
       "--steps_per_dispatch=2",

@@ -229,6 +229,8 @@ def test_a_lost_process_ends_the_others_and_sigterm_to_one_saves_for_all(
     "--config.log_every=1000",
     "--config.eval_every=1000000",
     "--config.checkpoint_every=10",
+    # Processes also agree to stop where steps are not counted one by one.
+    "--config.steps_per_dispatch=2",
   )
   processes = start_pair(flags_of_cluster, tmp_path, *arguments)
   wait_for_step(processes, tmp_path, 10)
