@@ -69,6 +69,28 @@ class GRU(nn.Module):
     return z * state + (1 - z) * candidate
 
 
+class Projection(nn.Module):
+  """A linear map without bias from size D_in to D_out, and its transpose.
+
+  Attributes:
+    input_size: D_in.
+    output_size: D_out.
+  """
+
+  input_size: int
+  output_size: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, transpose: bool = False) -> jax.Array:
+    """[..., D_in] to [..., D_out], or the other way round."""
+    kernel = self.param(
+      "kernel",
+      nn.initializers.glorot_uniform(),
+      (self.input_size, self.output_size),
+    )
+    return x @ (kernel.T if transpose else kernel)
+
+
 class SlotAttention(nn.Module):
   """Iterative attention in which K slots compete for N inputs (Algorithm 1).
 
@@ -197,12 +219,15 @@ class SlotAttention(nn.Module):
     def layer_norm(name):
       return LayerNorm(name=name) if self.use_layer_norm else (lambda x: x)
 
-    def project(name):
+    def project(name, size):
       if not self.use_projections:
-        return lambda x: x
-      return Dense(self.slot_size, use_bias=False, name=name)
+        return lambda x, transpose=False: x
+      return Projection(size, self.slot_size, name=name)
 
-    norm_slots, project_q = layer_norm("norm_slots"), project("project_q")
+    norm_slots = layer_norm("norm_slots")
+    project_q = project("project_q", self.slot_size)
+    project_k = project("project_k", inputs_size)
+    project_v = project("project_v", inputs_size)
     if self.aggregation == "weighted_sum_layer_norm":
       norm_updates = LayerNorm(name="norm_updates")
     if self.update == "gru":
@@ -212,21 +237,24 @@ class SlotAttention(nn.Module):
       mlp = MLP((self.mlp_hidden_size, self.slot_size), name="mlp")
 
     inputs = layer_norm("norm_inputs")(_fill(inputs, is_input, 0.0))
-    k, v = project("project_k")(inputs), project("project_v")(inputs)
     scale = self.slot_size**-0.5 if self.temperature == "sqrt_d" else 1.0
 
     attn_per_iteration, slots_per_iteration = [], [slots]
     for _ in range(num_iterations):
       slots_prev = slots
+      # Keys k = inputs W_k serve only k q^T = inputs (q W_k^T)^T: to project
+      # the few queries, not the many inputs, gives the same for less. For the
+      # same reason the values' kernel is applied to their weighted mean.
       q = project_q(norm_slots(slots)) * scale
-      logits = jnp.einsum("bnd,bkd->bnk", k, q)
+      q = project_k(q, transpose=True)
+      logits = jnp.einsum("bnd,bkd->bnk", inputs, q)
       attn = nn.softmax(
         _fill(logits, is_input, jnp.finfo(logits.dtype).min),
         axis=-1 if self.softmax_axis == "slots" else -2,
       )
       attn = _fill(attn, is_input, 0.0)
       weights = self._weights(attn, is_input)
-      updates = jnp.einsum("bnk,bnd->bkd", weights, v)
+      updates = project_v(jnp.einsum("bnk,bnd->bkd", weights, inputs))
       if self.aggregation == "weighted_sum_layer_norm":
         updates = norm_updates(updates)
       slots = gru(slots_prev, updates) if self.update == "gru" else updates

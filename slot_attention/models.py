@@ -222,9 +222,9 @@ class SpatialBroadcastDecoder(nn.Module):
     position = self.position_embedding(
       jnp.zeros((1, *self.broadcast_size, size), slots.dtype)
     )
-    if self._use_shortcut:
-      position = convolve_position(self.convs[0], position)
     slots = slots.reshape(batch_size * num_slots, 1, 1, size)
+    if self._use_shortcut:
+      slots, position = convolve_broadcast(self.convs[0], slots, position)
     if self.remat and not self.is_initializing():
       decoder, variables = self.unbind()
       decode_one = jax.checkpoint(
@@ -251,9 +251,12 @@ class SpatialBroadcastDecoder(nn.Module):
     return self.strides[0] == 1 and min(self.broadcast_size) > self.kernel_size
 
   def _decode(self, slots, position):
-    """[b, 1, 1, D] to colours and alphas before the softmax [b, H, W, C+1]."""
+    """[b, 1, 1, D] to colours and alphas before the softmax [b, H, W, C+1].
+
+    With the shortcut, slots and position are those of `convolve_broadcast`.
+    """
     if self._use_shortcut:
-      x = convolve_broadcast(self.convs[0], slots, position)
+      x = sum_of_broadcast(slots, position)
     else:
       x = self.convs[0](slots + position)
     for conv in self.convs[1:]:
@@ -283,47 +286,50 @@ def in_chunks(
   return jnp.concatenate([function(inputs[i : i + size]) for i in starts])
 
 
-def convolve_position(conv: nn.Module, position: jax.Array) -> jax.Array:
-  """What a position adds to a convolution, without its bias.
-
-  [1, h, w, D] to [1, h, w, features of conv].
-  """
-  bias = conv(jnp.zeros_like(position, shape=(1, 1, 1, position.shape[-1])))
-  return conv(position) - bias
-
-
 def convolve_broadcast(
-  conv: nn.Module, vectors: jax.Array, convolved_position: jax.Array
-) -> jax.Array:
+  conv: nn.Module, vectors: jax.Array, position: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Convolves vectors that are copied to every pixel, without the copies.
 
-  With `convolve_position(conv, position)` it equals `conv(vectors + position)`
-  to rounding, gradients included. The convolution is linear, and of a vector
-  copied to every pixel it is the same everywhere but near the border: it is
-  computed on a grid of kernel size, whose middle row and column are then
-  repeated. The position's part does not depend on the vector: it is computed
-  once for all.
+  With `sum_of_broadcast` it equals `conv(vectors + position)` to rounding,
+  gradients included. The convolution is linear. Of a vector copied to every
+  pixel it is the same everywhere but near the border, so that a grid of kernel
+  size says it all, and it is the sum of what it is for the unit vectors. The
+  position's part does not depend on the vector: it is computed once for all.
 
   Args:
     conv: stride 1, padding "SAME", square kernel smaller than the grid.
     vectors: [B, 1, 1, D].
-    convolved_position: [1, h, w, features of conv].
+    position: [1, h, w, D].
 
   Returns:
-    [B, h, w, features of conv].
+    Without the copies, the vectors' part [B, side, side, features of conv] of
+    odd side, and the position's with the bias [1, h, w, features of conv].
   """
-  _, height, width, _ = convolved_position.shape
-  border = conv.kernel_size[0] // 2
-  side = 2 * border + 1
-  batch_size, _, _, size = vectors.shape
-  x = conv(jnp.broadcast_to(vectors, (batch_size, side, side, size)))
-  for axis, length in ((1, height), (2, width)):
+  side = 2 * (conv.kernel_size[0] // 2) + 1
+  size = vectors.shape[-1]
+  units = jnp.eye(size, dtype=vectors.dtype)[:, None, None]
+  units = conv(jnp.broadcast_to(units, (size, side, side, size)))
+  bias = conv(jnp.zeros((1, 1, 1, size), vectors.dtype))
+  grids = jnp.tensordot(vectors[:, 0, 0], units - bias, axes=1)
+  return grids, conv(position)
+
+
+def sum_of_broadcast(grids: jax.Array, position: jax.Array) -> jax.Array:
+  """Copies and adds the two parts of `convolve_broadcast`.
+
+  Takes [B, side, side, F] and [1, h, w, F]; returns [B, h, w, F], where the
+  middle row and column of the grids are repeated.
+  """
+  border = grids.shape[1] // 2
+  x = grids
+  for axis in (1, 2):
     first, middle, last = jnp.split(x, (border, border + 1), axis)
     middle_shape = list(middle.shape)
-    middle_shape[axis] = length - 2 * border
+    middle_shape[axis] = position.shape[axis] - 2 * border
     middle = jnp.broadcast_to(middle, middle_shape)
     x = jnp.concatenate([first, middle, last], axis)
-  return x + convolved_position
+  return x + position
 
 
 class ObjectDiscovery(nn.Module):

@@ -52,10 +52,13 @@ def test_operations_in_loops_count_as_often_as_they_are_done():
 
 def test_operations_grow_with_the_batch():
   config = configs.load("smoke:tetrominoes_object_discovery")
-  once = operations.count_operations(config)
-  config.batch_size *= 2
-  # The position is convolved once for all.
-  assert 1.9 * once < operations.count_operations(config) < 2 * once
+  counts = []
+  for config.batch_size in (2, 4, 6):
+    counts.append(operations.count_operations(config))
+  once, twice, thrice = counts
+  # Position and unit vectors are convolved once for all.
+  assert once < twice < 2 * once
+  assert thrice - twice == twice - once
 
 
 @pytest.mark.slow

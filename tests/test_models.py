@@ -232,8 +232,9 @@ def test_convolving_broadcast_vectors_equals_the_plain_convolution(
 
     def fast(variables, vectors, position):
       layer = conv_layer.bind(variables)
-      convolved = models.convolve_position(layer, position)
-      return models.convolve_broadcast(layer, vectors, convolved)
+      return models.sum_of_broadcast(
+        *models.convolve_broadcast(layer, vectors, position)
+      )
 
     results = []
     for function in (plain, fast):
