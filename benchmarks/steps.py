@@ -42,7 +42,9 @@ CONFIGS = flags.DEFINE_list(
   "Names of configs.",
 )
 CONTENDERS = flags.DEFINE_list(
-  "contenders", ["jax", "torch", "torch compiled", "keras"], "Which."
+  "contenders",
+  ["jax", "torch", "torch compiled", "keras"],
+  "Which; on a CPU also jax oneDNN.",
 )
 TORCH_PYTHON = flags.DEFINE_string(
   "torch_python", sys.executable, "A Python that has PyTorch."
@@ -61,6 +63,14 @@ STEPS = flags.DEFINE_integer("steps", 3, "In each measurement.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Of which the median is taken.")
 DATA_DIR = flags.DEFINE_string("data_dir", "data", "Of prepared data.")
 OUTPUT = flags.DEFINE_string("output", "", "Where to write .json and .md.")
+
+
+# With these, XLA takes the convolutions of oneDNN on a CPU: the kernels of
+# PyTorch and TensorFlow. Without, its own.
+ONEDNN_FLAGS = (
+  "--xla_cpu_experimental_onednn_custom_call=true"
+  " --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
+)
 
 
 def make_specification(name: str) -> dict[str, Any]:
@@ -110,7 +120,13 @@ def start_worker(
     print(f"{contender}: left out, {python} has no {framework}")
     return None
   compiled = contender != "torch"
-  return workers.Worker(python, module, {**specification, "compile": compiled})
+  environment = {}
+  if contender == "jax oneDNN":
+    set_by_user = os.environ.get("XLA_FLAGS", "")
+    environment["XLA_FLAGS"] = f"{set_by_user} {ONEDNN_FLAGS}".strip()
+  return workers.Worker(
+    python, module, {**specification, "compile": compiled}, environment
+  )
 
 
 def measure(name: str) -> dict[str, Any]:

@@ -102,11 +102,23 @@ class Worker:
   """A process that answers as `serve` does."""
 
   def __init__(
-    self, python: str, module: str, specification: Mapping[str, Any]
+    self,
+    python: str,
+    module: str,
+    specification: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
   ):
-    """Starts `python -m module` and waits until it is ready."""
+    """Starts `python -m module` and waits until it is ready.
+
+    Args:
+      python: path of the interpreter.
+      module: that serves.
+      specification: see above.
+      environment: variables beside those of this process.
+    """
     self._process = subprocess.Popen(
       [python, "-m", module],
+      env={**os.environ, **(environment or {})},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
