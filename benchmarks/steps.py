@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+import shlex
 import sys
 from typing import Any
 
@@ -233,7 +234,7 @@ def main(arguments: Sequence[str]) -> None:
   table = to_markdown(results)
   print(table)
   if OUTPUT.value:
-    command = " ".join(["python -m benchmarks.steps", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.steps", *sys.argv[1:]])
     versions = {}
     for contender, measured in next(iter(results.values()))[
       "contenders"
