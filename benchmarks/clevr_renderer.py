@@ -10,21 +10,16 @@ object discovery. Without --reference only the speed is measured. Writes
 NAME.json, and NAME.png with some of the pairs, Blender's at the left.
 """
 
-import datetime
-import importlib.metadata
 import json
-import os
 from pathlib import Path
-import platform
-import sys
 import time
 
 from absl import app, flags
-import jax
 import numpy as np
 from PIL import Image
 
 from slot_attention.data import clevr, clevr_renderer, clevr_scenes
+from slot_attention.provenance import command, provenance
 
 IMAGE_SIZE = 128
 PAIRS_SHOWN = (4, 4)  # Rows and columns of pairs.
@@ -143,19 +138,8 @@ def _contact_sheet(pairs):
 def main(_):
   """Measures, prints and writes."""
   result = {
-    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "command": " ".join(
-      ["python -m benchmarks.clevr_renderer"]
-      + [arg for arg in sys.argv[1:] if not arg.startswith("--reference")]
-    ),
-    "versions": {
-      "python": platform.python_version(),
-      **{name: importlib.metadata.version(name) for name in ("jax", "numpy")},
-    },
-    "hardware": {
-      "device": jax.devices()[0].device_kind,
-      "cpu_cores": os.cpu_count(),
-    },
+    "command": command("benchmarks.clevr_renderer"),
+    **provenance(["jax", "numpy"]),
     "image_size": IMAGE_SIZE,
     "samples": SAMPLES.value,
   }

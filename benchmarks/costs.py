@@ -8,13 +8,8 @@ config as it is.
 """
 
 from collections.abc import Sequence
-import datetime
-import importlib.metadata
 import json
-import os
 from pathlib import Path
-import platform
-import sys
 import time
 from typing import Any
 
@@ -28,6 +23,7 @@ from benchmarks import operations
 from slot_attention import tasks
 from slot_attention.experiments import changed
 from slot_attention.progress import progress_bar
+from slot_attention.provenance import command, provenance
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
 STEPS = flags.DEFINE_integer("steps", 3, "In each measurement.")
@@ -144,17 +140,9 @@ def main(_):
   print(table)
   if not OUTPUT.value:
     return
-  device = jax.devices()[0]
   about = {
-    "command": " ".join(["python -m benchmarks.costs", *sys.argv[1:]]),
-    "date": datetime.date.today().isoformat(),
-    "hardware": f"{os.cpu_count()} CPU cores"
-    if device.platform == "cpu"
-    else device.device_kind,
-    "versions": {
-      "python": platform.python_version(),
-      "jax": importlib.metadata.version("jax"),
-    },
+    "command": command("benchmarks.costs"),
+    **provenance(["jax"]),
     "cases": cases,
   }
   path = Path(OUTPUT.value)

@@ -7,12 +7,8 @@ what lies on the devices; steps alone, on a batch that is there already; and
 steps that are fed. What feeding costs is the difference of the last two.
 """
 
-import datetime
-import importlib.metadata
 import json
 from pathlib import Path
-import platform
-import sys
 import time
 
 from absl import app, flags
@@ -23,6 +19,7 @@ import numpy as np
 
 from slot_attention import parallel, tasks, train
 from slot_attention.data import batches, prepare
+from slot_attention.provenance import command, provenance
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
 STEPS = flags.DEFINE_integer("steps", 100, "Batches in each measurement.")
@@ -91,13 +88,9 @@ def main(_):
     )
   if OUTPUT.value:
     result = {
-      "command": " ".join(["python -m benchmarks.feeding", *sys.argv[1:]]),
-      "date": datetime.date.today().isoformat(),
-      "device": f"{parallel.num_devices()} x {jax.devices()[0].device_kind}",
-      "versions": {
-        "python": platform.python_version(),
-        "jax": importlib.metadata.version("jax"),
-      },
+      "command": command("benchmarks.feeding"),
+      **provenance(["jax"]),
+      "num_devices": parallel.num_devices(),
       "batch_size": config.batch_size,
       "seconds_per_batch": medians,
     }

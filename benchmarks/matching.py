@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 from pathlib import Path
-import platform
 import time
 
 import jax
@@ -21,6 +20,7 @@ import optax
 import scipy.optimize
 
 from slot_attention import losses
+from slot_attention.provenance import command, provenance
 
 
 def match_by_optax(costs):
@@ -136,11 +136,8 @@ def main():
     print(f"  {name:<18} {1e3 * median:8.2f} ms  {ratio:6.2f} x optax")
   if options.output:
     result = {
-      "command": "python -m benchmarks.matching",
-      "date": time.strftime("%Y-%m-%d"),
-      "device": jax.devices()[0].device_kind,
-      "host": platform.processor() or platform.machine(),
-      "jax": jax.__version__,
+      "command": command("benchmarks.matching"),
+      **provenance(["jax", "optax", "scipy"]),
       "batch_size": shape[0],
       "num_objects": shape[1],
       "median_seconds": medians,

@@ -13,12 +13,10 @@ same run. Memory is the device's, or on a CPU that of the whole process.
 """
 
 from collections.abc import Mapping, Sequence
-import datetime
 import itertools
 import json
 import os
 from pathlib import Path
-import shlex
 import sys
 from typing import Any
 
@@ -31,6 +29,7 @@ import configs
 from slot_attention import tasks
 from slot_attention.experiments import changed
 from slot_attention.progress import progress_bar
+from slot_attention.provenance import command, provenance
 
 CONFIGS = flags.DEFINE_list(
   "configs",
@@ -234,7 +233,6 @@ def main(arguments: Sequence[str]) -> None:
   table = to_markdown(results)
   print(table)
   if OUTPUT.value:
-    command = shlex.join(["python", "-m", "benchmarks.steps", *sys.argv[1:]])
     versions = {}
     for contender, measured in next(iter(results.values()))[
       "contenders"
@@ -244,18 +242,19 @@ def main(arguments: Sequence[str]) -> None:
           versions[f"{package} of {contender}"] = version
     device = versions.pop("device", "cpu")
     about = {
-      "command": command,
-      "date": datetime.date.today().isoformat(),
-      "hardware": f"{os.cpu_count()} CPU cores" if device == "cpu" else device,
+      "command": command("benchmarks.steps"),
+      **provenance(),
       "versions": versions,
       "precision": PRECISION.value,
       "configs": results,
     }
+    if device != "cpu":  # The workers are there, this process is not.
+      about["hardware"] = device
     path = Path(OUTPUT.value)
     path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
     listed = ", ".join(f"{key} {value}" for key, value in versions.items())
     path.with_suffix(".md").write_text(
-      f"# Steps in {PRECISION.value}\n\n`{command}`, {about['date']},"
+      f"# Steps in {PRECISION.value}\n\n`{about['command']}`, {about['date']},"
       f" {about['hardware']}; {listed}. Medians over the rounds, in which the"
       f" contenders took turns.\n\n{table}"
     )

@@ -21,13 +21,10 @@ Without --seeds there are five, as in the paper, three, and two.
 import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
-import datetime
 import fcntl
-import importlib.metadata
 import json
 import os
 from pathlib import Path
-import platform
 import re
 import sys
 import time
@@ -49,6 +46,7 @@ from slot_attention.experiments import (
   rows_at,
   value_of,
 )
+from slot_attention.provenance import provenance
 
 _NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
 
@@ -156,18 +154,6 @@ def reproduce(
   return result
 
 
-def _origin():
-  """When, on what and with what a run is made."""
-  return {
-    "date": datetime.date.today().isoformat(),
-    "hardware": _hardware(),
-    "versions": {
-      "python": platform.python_version(),
-      **{p: importlib.metadata.version(p) for p in ("jax", "flax", "optax")},
-    },
-  }
-
-
 def _merge(origins):
   """Origins of several runs as one; where they differ, all are named."""
   merged = {}
@@ -176,13 +162,6 @@ def _merge(origins):
     nested = isinstance(value, dict)
     merged[key] = _merge(values) if nested else " and ".join(sorted({*values}))
   return merged
-
-
-def _hardware():
-  devices = jax.devices()
-  if devices[0].platform == "cpu":
-    return f"{os.cpu_count()} CPU cores"
-  return f"{len(devices)} x {devices[0].device_kind}"
 
 
 @contextlib.contextmanager
@@ -213,10 +192,10 @@ def _measure(name, experiment, row, config, workdir):
       metrics = None
     seconds = time.monotonic() - start
     trained.write_text(
-      json.dumps({"seconds": seconds, "metrics": metrics, **_origin()})
+      json.dumps({"seconds": seconds, "metrics": metrics, **provenance()})
     )
   run = json.loads(trained.read_text())
-  origin = {key: run.get(key, value) for key, value in _origin().items()}
+  origin = {key: run.get(key, value) for key, value in provenance().items()}
   if run["metrics"] is None or not (experiment.sweep or row.evaluation):
     return run["metrics"], origin
   # Rows of one experiment may evaluate the same run.

@@ -412,10 +412,10 @@ def test_where_and_when_runs_were_made_stays_with_them(
   tmp_path, trained, experiment, monkeypatch
 ):
   run(tmp_path, seeds=(0,))
-  here = reproduce._origin()
+  here = reproduce.provenance()
   versions = {**here["versions"], "jax": "9.9"}
   there = {"date": "2099-01-01", "hardware": "1 x GPU", "versions": versions}
-  monkeypatch.setattr(reproduce, "_origin", lambda: there)
+  monkeypatch.setattr(reproduce, "provenance", lambda: there)
   result = run(tmp_path)
   assert result["date"] == f"{here['date']} and 2099-01-01"
   assert "1 x GPU" in result["hardware"] and "CPU" in result["hardware"]

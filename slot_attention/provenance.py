@@ -1,0 +1,37 @@
+"""Where measured numbers come from: what every record in results/ says."""
+
+from collections.abc import Iterable
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+
+import jax
+
+
+def command(module: str) -> str:
+  """The command line of this process, which runs `python -m module`."""
+  return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def provenance(
+  packages: Iterable[str] = ("jax", "flax", "optax"),
+) -> dict[str, str | dict[str, str]]:
+  """Today's date, the hardware, and the versions of Python and packages."""
+  return {
+    "date": datetime.date.today().isoformat(),
+    "hardware": _hardware(),
+    "versions": {
+      "python": platform.python_version(),
+      **{package: importlib.metadata.version(package) for package in packages},
+    },
+  }
+
+
+def _hardware():
+  devices = jax.devices()
+  if devices[0].platform == "cpu":
+    return f"{os.cpu_count()} CPU cores"
+  return f"{len(devices)} x {devices[0].device_kind}"

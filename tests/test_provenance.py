@@ -1,0 +1,27 @@
+"""Tests of what every record says of itself."""
+
+import datetime
+import importlib.metadata
+import platform
+import shlex
+import sys
+
+from slot_attention.provenance import command, provenance
+
+
+def test_the_command_can_be_pasted_into_a_shell(monkeypatch):
+  arguments = ["--output=a folder/x", "--names=jax,jax oneDNN"]
+  monkeypatch.setattr(sys, "argv", ["x.py", *arguments])
+  words = shlex.split(command("benchmarks.steps"))
+  assert words == ["python", "-m", "benchmarks.steps", *arguments]
+
+
+def test_provenance_names_date_hardware_and_versions():
+  record = provenance(["jax", "numpy"])
+  assert datetime.date.fromisoformat(record["date"])
+  assert "CPU cores" in record["hardware"]  # Tests run on CPUs.
+  assert record["versions"] == {
+    "python": platform.python_version(),
+    "jax": importlib.metadata.version("jax"),
+    "numpy": importlib.metadata.version("numpy"),
+  }
