@@ -126,6 +126,40 @@ def test_equals_algorithm_1_written_out_in_numpy(inputs):
     np.testing.assert_allclose(outputs["slots"][b], state, atol=1e-4, rtol=1e-4)
 
 
+def test_projecting_queries_and_means_equals_projecting_inputs():
+  """Keys and values are never computed; in float64, with every gradient."""
+  with jax.enable_x64(True):
+    keys = jax.random.split(jax.random.key(0), 6)
+    x = jax.random.normal(keys[0], (B, N, D_INPUTS), jnp.float64)
+    q = jax.random.normal(keys[1], (B, K, D), jnp.float64)
+    weights = jax.random.normal(keys[2], (B, N, K), jnp.float64)
+    kernel = jax.random.normal(keys[3], (D_INPUTS, D), jnp.float64)
+    cotangents = (
+      jax.random.normal(keys[4], (B, N, K), jnp.float64),
+      jax.random.normal(keys[5], (B, K, D), jnp.float64),
+    )
+
+    def plain(kernel, x, q, weights):
+      projected = x @ kernel
+      logits = jnp.einsum("bnd,bkd->bnk", projected, q)
+      return logits, jnp.einsum("bnk,bnd->bkd", weights, projected)
+
+    def fast(kernel, x, q, weights):
+      layer = attention.Projection(D_INPUTS, D)
+      project = layer.bind({"params": {"kernel": kernel}})
+      logits = jnp.einsum("bnd,bkd->bnk", x, project(q, transpose=True))
+      return logits, project(jnp.einsum("bnk,bnd->bkd", weights, x))
+
+    results = []
+    for function in (plain, fast):
+      outputs, gradients = jax.vjp(function, kernel, x, q, weights)
+      results.append((outputs, gradients(cotangents)))
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+      *results,
+    )
+
+
 def test_gru_equals_flax_gru_cell():
   state = jax.random.normal(jax.random.key(0), (B, K, D))
   inputs = jax.random.normal(jax.random.key(1), (B, K, D_INPUTS))
