@@ -4,8 +4,6 @@ Letters in shapes: B batch, H and W image, C colour channels, h and w feature
 map, N = h w inputs, K slots, D slot size, T iterations.
 """
 
-from collections.abc import Callable
-import functools
 import math
 
 import flax.linen as nn
@@ -18,17 +16,14 @@ from slot_attention.attention import (
   LayerNorm,
   SlotAttention,
 )
-from slot_attention.validation import check_at_least
-
-# Keras' initialisers (biases are zero in both libraries).
-Conv = functools.partial(nn.Conv, kernel_init=nn.initializers.glorot_uniform())
-# transpose_kernel stores kernels as Keras does, [height, width, out, in], and
-# with "SAME" padding computes what Keras' Conv2DTranspose computes.
-ConvTranspose = functools.partial(
-  nn.ConvTranspose,
-  kernel_init=nn.initializers.glorot_uniform(),
-  transpose_kernel=True,
+from slot_attention.convolutions import (
+  Conv,
+  ConvTranspose,
+  convolve_broadcast,
+  in_chunks,
+  sum_of_broadcast,
 )
+from slot_attention.validation import check_at_least
 
 
 def position_grid(height: int, width: int) -> jax.Array:
@@ -262,74 +257,6 @@ class SpatialBroadcastDecoder(nn.Module):
     for conv in self.convs[1:]:
       x = conv(nn.relu(x))
     return self.conv_out(nn.relu(x))
-
-
-def in_chunks(
-  function: Callable[[jax.Array], jax.Array], inputs: jax.Array, size: int
-) -> jax.Array:
-  """A function of examples, applied to so many of them at a time.
-
-  Equals `function(inputs)`, gradients included, to rounding. On a CPU it is
-  faster: a small chunk's activations stay in the cache from layer to layer, and
-  gradients of convolution kernels, which are sums over the chunk, take less
-  time for many small sums than for a large one. The chunks are unrolled, since
-  XLA has no fast gradient of a convolution in a loop for CPUs.
-
-  Args:
-    function: [b, ...] to [b, ...], of each example by itself.
-    inputs: [B, ...].
-    size: of a chunk, the last one may be smaller; 0 for all at once.
-  """
-  if not size:
-    return function(inputs)
-  starts = range(0, len(inputs), size)
-  return jnp.concatenate([function(inputs[i : i + size]) for i in starts])
-
-
-def convolve_broadcast(
-  conv: nn.Module, vectors: jax.Array, position: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Convolves vectors that are copied to every pixel, without the copies.
-
-  With `sum_of_broadcast` it equals `conv(vectors + position)` to rounding,
-  gradients included. The convolution is linear. Of a vector copied to every
-  pixel it is the same everywhere but near the border, so that a grid of kernel
-  size says it all, and it is the sum of what it is for the unit vectors. The
-  position's part does not depend on the vector: it is computed once for all.
-
-  Args:
-    conv: stride 1, padding "SAME", square kernel smaller than the grid.
-    vectors: [B, 1, 1, D].
-    position: [1, h, w, D].
-
-  Returns:
-    Without the copies, the vectors' part [B, side, side, features of conv] of
-    odd side, and the position's with the bias [1, h, w, features of conv].
-  """
-  side = 2 * (conv.kernel_size[0] // 2) + 1
-  size = vectors.shape[-1]
-  units = jnp.eye(size, dtype=vectors.dtype)[:, None, None]
-  units = conv(jnp.broadcast_to(units, (size, side, side, size)))
-  bias = conv(jnp.zeros((1, 1, 1, size), vectors.dtype))
-  grids = jnp.tensordot(vectors[:, 0, 0], units - bias, axes=1)
-  return grids, conv(position)
-
-
-def sum_of_broadcast(grids: jax.Array, position: jax.Array) -> jax.Array:
-  """Copies and adds the two parts of `convolve_broadcast`.
-
-  Takes [B, side, side, F] and [1, h, w, F]; returns [B, h, w, F], where the
-  middle row and column of the grids are repeated.
-  """
-  border = grids.shape[1] // 2
-  x = grids
-  for axis in (1, 2):
-    first, middle, last = jnp.split(x, (border, border + 1), axis)
-    middle_shape = list(middle.shape)
-    middle_shape[axis] = position.shape[axis] - 2 * border
-    middle = jnp.broadcast_to(middle, middle_shape)
-    x = jnp.concatenate([first, middle, last], axis)
-  return x + position
 
 
 class ObjectDiscovery(nn.Module):

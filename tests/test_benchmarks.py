@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import operations
 import configs
-from slot_attention import models
+from slot_attention import convolutions
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,10 +26,10 @@ def test_operations_of_layers_counted_by_hand():
   )
   images = jnp.zeros((2, 8, 8, 3))
   for layer, pixels in (
-    (models.Conv(4, (5, 5)), 8 * 8),
-    (models.Conv(4, (5, 5), (2, 2)), 4 * 4),
+    (convolutions.Conv(4, (5, 5)), 8 * 8),
+    (convolutions.Conv(4, (5, 5), (2, 2)), 4 * 4),
     # As many as the convolution that it transposes.
-    (models.ConvTranspose(4, (5, 5), (2, 2)), 8 * 8),
+    (convolutions.ConvTranspose(4, (5, 5), (2, 2)), 8 * 8),
   ):
     variables = layer.init(jax.random.key(0), images)
     forward = 2 * 2 * pixels * 5 * 5 * 3 * 4

@@ -209,43 +209,6 @@ def test_transposed_convolutions_grow_the_grid_to_the_image():
   assert outputs["recon_combined"].shape == (B, 12, 16, 3)
 
 
-@pytest.mark.parametrize("kernel_size", [2, 3, 4, 5])
-@pytest.mark.parametrize("size", [(7, 10), (12, 9)])
-def test_convolving_broadcast_vectors_equals_the_plain_convolution(
-  kernel_size, size
-):
-  """Outputs and every gradient, in float64: the two are the same function."""
-  with jax.enable_x64(True):
-    conv_layer = models.ConvTranspose(
-      6, (kernel_size, kernel_size), param_dtype=jnp.float64
-    )
-    keys = jax.random.split(jax.random.key(0), 4)
-    vectors = jax.random.normal(keys[0], (3, 1, 1, D), jnp.float64)
-    position = jax.random.normal(keys[1], (1, *size, D), jnp.float64)
-    variables = conv_layer.init(keys[2], vectors)
-    variables["params"]["bias"] += 0.7
-    weights = jax.random.normal(keys[3], (3, *size, 6), jnp.float64)
-
-    def plain(variables, vectors, position):
-      layer = conv_layer.bind(variables)
-      return layer(vectors + position)
-
-    def fast(variables, vectors, position):
-      layer = conv_layer.bind(variables)
-      return models.sum_of_broadcast(
-        *models.convolve_broadcast(layer, vectors, position)
-      )
-
-    results = []
-    for function in (plain, fast):
-      outputs, gradients = jax.vjp(function, variables, vectors, position)
-      results.append((outputs, gradients(weights)))
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
-      *results,
-    )
-
-
 def test_the_decoder_takes_the_shortcut_only_where_it_fits(monkeypatch):
   calls = []
   shortcut = models.convolve_broadcast
