@@ -44,15 +44,10 @@ def make_cases(config: ConfigDict) -> dict[str, ConfigDict]:
     f"T = {2 * iterations}": {f"{_MODULE}.num_iterations": 2 * iterations},
     f"batch of {2 * config.batch_size}": {"batch_size": 2 * config.batch_size},
     "bfloat16": {"compute_dtype": "bfloat16"},
-    "chunks of 8": {"model.encoder.chunk_size": 8},
   }
   larger = "data.preprocessing.image_size"
   if "decoder" in config.model:
-    cases["chunks of 8"]["model.decoder.chunk_size"] = 8
-    cases["chunks of 8, remat"] = {
-      **cases["chunks of 8"],
-      "model.decoder.remat": True,
-    }
+    cases["remat in chunks of 8"] = {"model.decoder.remat_chunk_size": 8}
     larger = "model.decoder.broadcast_size"
   cases["about twice the pixels"] = {larger: _scale}
   return {name: changed(config, changes) for name, changes in cases.items()}

@@ -40,7 +40,7 @@ def count_operations(config: ConfigDict) -> int:
   """Multiplications and additions of the convolutions and matrix products.
 
   Of the loss of a batch and its gradient, as this project computes them: with
-  `remat` what is computed twice counts twice.
+  `remat_chunk_size` what is computed twice counts twice.
   """
   function, *shapes = gradient_of_step(config)
   return _count(jax.make_jaxpr(function)(*shapes).jaxpr)

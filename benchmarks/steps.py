@@ -2,7 +2,7 @@
 
   python -m benchmarks.steps
   python -m benchmarks.steps --configs=tetrominoes_object_discovery \
-    --chunk_size=8 --torch_python=torch_env/bin/python --output=results/steps
+    --torch_python=torch_env/bin/python --output=results/steps
 
 Every contender is a process of its own (see `benchmarks.workers`); all are
 started, and then take turns. This project's steps are fed by its input path and
@@ -44,7 +44,7 @@ CONFIGS = flags.DEFINE_list(
 CONTENDERS = flags.DEFINE_list(
   "contenders",
   ["jax", "torch", "torch compiled", "keras"],
-  "Which; on a CPU also jax oneDNN.",
+  "Which.",
 )
 TORCH_PYTHON = flags.DEFINE_string(
   "torch_python", sys.executable, "A Python that has PyTorch."
@@ -56,21 +56,12 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "0: the config's.")
 PRECISION = flags.DEFINE_enum(
   "precision", "float32", tasks.COMPUTE_DTYPES, "Of all contenders."
 )
-CHUNK_SIZE = flags.DEFINE_integer("chunk_size", 0, "Of this project's models.")
-REMAT = flags.DEFINE_bool("remat", False, "Of this project's decoders.")
+REMAT_CHUNK_SIZE = flags.DEFINE_integer("remat_chunk_size", 0, "Of ours.")
 STEPS_PER_DISPATCH = flags.DEFINE_integer("steps_per_dispatch", 1, "Of ours.")
 STEPS = flags.DEFINE_integer("steps", 3, "In each measurement.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Of which the median is taken.")
 DATA_DIR = flags.DEFINE_string("data_dir", "data", "Of prepared data.")
 OUTPUT = flags.DEFINE_string("output", "", "Where to write .json and .md.")
-
-
-# With these, XLA takes the convolutions of oneDNN on a CPU: the kernels of
-# PyTorch and TensorFlow. Without, its own.
-ONEDNN_FLAGS = (
-  "--xla_cpu_experimental_onednn_custom_call=true"
-  " --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
-)
 
 
 def make_specification(name: str) -> dict[str, Any]:
@@ -87,11 +78,9 @@ def make_specification(name: str) -> dict[str, Any]:
     "data.num_eval": batch_size,
     # Of CLEVR6, half have too many objects; evaluation counts only others.
     "data.num_examples": 7 * batch_size,
-    "model.encoder.chunk_size": CHUNK_SIZE.value,
   }
   if "decoder" in config.model:
-    changes["model.decoder.chunk_size"] = CHUNK_SIZE.value
-    changes["model.decoder.remat"] = REMAT.value
+    changes["model.decoder.remat_chunk_size"] = REMAT_CHUNK_SIZE.value
   config = changed(config, changes)
   return {
     "config": name,
@@ -120,13 +109,7 @@ def start_worker(
     print(f"{contender}: left out, {python} has no {framework}")
     return None
   compiled = contender != "torch"
-  environment = {}
-  if contender == "jax oneDNN":
-    set_by_user = os.environ.get("XLA_FLAGS", "")
-    environment["XLA_FLAGS"] = f"{set_by_user} {ONEDNN_FLAGS}".strip()
-  return workers.Worker(
-    python, module, {**specification, "compile": compiled}, environment
-  )
+  return workers.Worker(python, module, {**specification, "compile": compiled})
 
 
 def measure(name: str) -> dict[str, Any]:

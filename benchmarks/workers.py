@@ -102,11 +102,7 @@ class Worker:
   """A process that answers as `serve` does."""
 
   def __init__(
-    self,
-    python: str,
-    module: str,
-    specification: Mapping[str, Any],
-    environment: Mapping[str, str] | None = None,
+    self, python: str, module: str, specification: Mapping[str, Any]
   ):
     """Starts `python -m module` and waits until it is ready.
 
@@ -114,11 +110,9 @@ class Worker:
       python: path of the interpreter.
       module: that serves.
       specification: see above.
-      environment: variables beside those of this process.
     """
     self._process = subprocess.Popen(
       [python, "-m", module],
-      env={**os.environ, **(environment or {})},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,

@@ -75,7 +75,6 @@ def get_config() -> ConfigDict:
         "kernel_size": 5,
         "mlp_size": 64,
         "use_position_embedding": True,
-        "chunk_size": 0,
       },
       "slot_attention": {
         "num_slots": 10,

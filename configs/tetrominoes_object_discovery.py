@@ -70,7 +70,6 @@ def get_config() -> ConfigDict:
         "kernel_size": 5,
         "mlp_size": 32,
         "use_position_embedding": True,
-        "chunk_size": 0,
       },
       "slot_attention": {
         "num_slots": 4,
@@ -93,8 +92,7 @@ def get_config() -> ConfigDict:
         "strides": (1, 1, 1),
         "kernel_size": 5,
         "channels": 3,
-        "chunk_size": 0,
-        "remat": False,
+        "remat_chunk_size": 0,  # Slots; more than 0 save memory, not time.
       },
     }
   )

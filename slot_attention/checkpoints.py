@@ -41,9 +41,7 @@ RUN_FIELDS = (
   "data_placement",
   "num_cpu_devices",
   "data.data_dir",
-  "model.encoder.chunk_size",
-  "model.decoder.chunk_size",
-  "model.decoder.remat",
+  "model.decoder.remat_chunk_size",
 )
 
 

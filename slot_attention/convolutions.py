@@ -1,22 +1,60 @@
 """The models' convolutions, and exact ways to compute them faster.
 
 Each fast way equals a plain one to rounding, gradients included, with the same
-parameters; docstrings name the plain one, tests compare the two.
+parameters; tests compare the two.
 
 Letters in shapes: B images (or slots), h and w feature map, D and F features.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# Keras' initialisers (biases are zero in both libraries).
-Conv = functools.partial(nn.Conv, kernel_init=nn.initializers.glorot_uniform())
+# Of outputs, for which a kernel's gradient is computed at a time on a CPU. With
+# twice as many, their inputs no longer fit a core's cache of 2 MB, and every
+# multiplication takes twice as long.
+_BLOCK_BYTES = 2**20
+# Images in a block: as many as floats fit a vector register.
+_BLOCK_IMAGES = 16
+# Fewer rows are not worth the rows around them, which the kernel sees as well.
+_MIN_BLOCK_ROWS = 8
+
+
+class Conv(nn.Module):
+  """Keras' Conv2D with padding "SAME".
+
+  Attributes:
+    features: F of the outputs.
+    kernel_size: height and width, in pixels.
+    strides: by which the outputs are less high and wide than the inputs.
+    param_dtype: of kernel [*kernel_size, D, F] and bias [F].
+  """
+
+  features: int
+  kernel_size: tuple[int, int]
+  strides: tuple[int, int] = (1, 1)
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """[B, h, w, D] to [B, ceil(h / strides[0]), ceil(w / strides[1]), F]."""
+    kernel, bias = _parameters(
+      self, (*self.kernel_size, inputs.shape[-1], self.features)
+    )
+    is_on_cpu = jax.default_backend() == "cpu"
+    convolve = conv_with_blocked_gradient if is_on_cpu else conv
+    padding = jax.lax.padtype_to_pads(
+      inputs.shape[1:3], self.kernel_size, self.strides, "SAME"
+    )
+    outputs = convolve(inputs, kernel, self.strides, tuple(padding))
+    return outputs + bias[None, None, None]
 
 
 class ConvTranspose(nn.Module):
@@ -37,19 +75,96 @@ class ConvTranspose(nn.Module):
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
     """[B, h, w, D] to [B, h * strides[0], w * strides[1], F]."""
-    kernel = self.param(
-      "kernel",
-      nn.initializers.glorot_uniform(),
-      (*self.kernel_size, self.features, inputs.shape[-1]),
-      self.param_dtype,
+    kernel, bias = _parameters(
+      self, (*self.kernel_size, self.features, inputs.shape[-1])
     )
-    bias = self.param(
-      "bias", nn.initializers.zeros, (self.features,), self.param_dtype
-    )
-    # XLA has no fast gradient of dilated convolutions for CPUs.
-    by_phase = jax.default_backend() == "cpu" and max(self.strides) > 1
-    transpose = conv_transpose_by_phase if by_phase else conv_transpose
+    is_on_cpu = jax.default_backend() == "cpu"
+    transpose = conv_transpose_by_phase if is_on_cpu else conv_transpose
     return transpose(inputs, kernel, self.strides) + bias[None, None, None]
+
+
+def _parameters(module, kernel_shape):
+  """Kernel and bias, initialised as by Keras."""
+  dtype = module.param_dtype
+  kernel_init = nn.initializers.glorot_uniform()
+  return (
+    module.param("kernel", kernel_init, kernel_shape, dtype),
+    module.param("bias", nn.initializers.zeros, (module.features,), dtype),
+  )
+
+
+def conv(
+  inputs: jax.Array,
+  kernel: jax.Array,
+  strides: tuple[int, int],
+  padding: Padding,
+) -> jax.Array:
+  """Convolves [B, h, w, D] with a kernel [height, width, D, F]."""
+  return jax.lax.conv_general_dilated(
+    inputs, kernel, strides, padding, dimension_numbers=_LAYOUT
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_with_blocked_gradient(
+  inputs: jax.Array,
+  kernel: jax.Array,
+  strides: tuple[int, int],
+  padding: Padding,
+) -> jax.Array:
+  """`conv`, whose gradient of the kernel is a sum over blocks of pixels.
+
+  XLA's gradient of a kernel is at its best on a CPU where its operands fit the
+  cache. Only reverse-mode differentiation is possible.
+  """
+  return conv(inputs, kernel, strides, padding)
+
+
+def _forward(inputs, kernel, strides, padding):
+  return conv(inputs, kernel, strides, padding), (inputs, kernel)
+
+
+def _backward(strides, padding, residuals, gradient):
+  inputs, kernel = residuals
+  (of_inputs,) = jax.linear_transpose(
+    lambda x: conv(x, kernel, strides, padding), inputs
+  )(gradient)
+  of_kernel = jnp.zeros(
+    kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32)
+  )
+  for images, rows in _blocks(gradient):
+    # The rows of the inputs that the kernel sees, of which some are padding.
+    top = rows.start * strides[0] - padding[0][0]
+    bottom = (rows.stop - 1) * strides[0] - padding[0][0] + kernel.shape[0]
+    seen = slice(max(top, 0), min(bottom, inputs.shape[1]))
+    seen_padding = ((seen.start - top, bottom - seen.stop), padding[1])
+    convolve = functools.partial(
+      conv, inputs[images, seen], strides=strides, padding=seen_padding
+    )
+    (of_block,) = jax.linear_transpose(convolve, kernel)(gradient[images, rows])
+    of_kernel += of_block
+  return of_inputs, of_kernel.astype(kernel.dtype)
+
+
+def _blocks(outputs: jax.Array) -> Iterator[tuple[slice, slice]]:
+  """Images and rows of every block."""
+  num_images, height, width, features = outputs.shape
+  row_bytes = width * features * outputs.dtype.itemsize
+  images = min(_BLOCK_IMAGES, num_images)
+  rows = _BLOCK_BYTES // (images * row_bytes)
+  if rows < min(_MIN_BLOCK_ROWS, height):
+    images = 1
+    rows = max(_BLOCK_BYTES // row_bytes, 1)
+  rows = -(-height // -(-height // rows))  # Blocks alike, as few as these.
+  for i in range(0, num_images, images):
+    for j in range(0, height, rows):
+      yield (
+        slice(i, min(i + images, num_images)),
+        slice(j, min(j + rows, height)),
+      )
+
+
+conv_with_blocked_gradient.defvjp(_forward, _backward)
 
 
 def conv_transpose(
@@ -73,7 +188,9 @@ def conv_transpose(
 def conv_transpose_by_phase(
   inputs: jax.Array, kernel: jax.Array, strides: tuple[int, int]
 ) -> jax.Array:
-  """`conv_transpose` as convolutions without strides.
+  """`conv_transpose` as convolutions without strides, fast on a CPU.
+
+  XLA has no fast gradient of a convolution over dilated inputs there.
 
   Of a stride s, the output pixels i s + phase are, for each phase, an ordinary
   convolution of the inputs with every s-th row (or column) of the kernel (Shi
@@ -88,12 +205,11 @@ def conv_transpose_by_phase(
   )
   phases = [
     [
-      jax.lax.conv_general_dilated(
+      conv_with_blocked_gradient(
         inputs,
         jnp.flip(kernel[taps_y, taps_x], (0, 1)).swapaxes(2, 3),
         (1, 1),
         (padding_y, padding_x),
-        dimension_numbers=_LAYOUT,
       )
       for taps_x, padding_x in columns
     ]
@@ -110,28 +226,6 @@ def _phase(size, stride, phase):
   ahead, first = divmod(phase + (size - stride) // 2, stride)
   num_taps = len(range(first, size, stride))
   return slice(first, None, stride), (num_taps - 1 - ahead, ahead)
-
-
-def in_chunks(
-  function: Callable[[jax.Array], jax.Array], inputs: jax.Array, size: int
-) -> jax.Array:
-  """A function of examples, applied to so many of them at a time.
-
-  Equals `function(inputs)`, gradients included, to rounding. On a CPU it is
-  faster: a small chunk's activations stay in the cache from layer to layer, and
-  gradients of convolution kernels, which are sums over the chunk, take less
-  time for many small sums than for a large one. The chunks are unrolled, since
-  XLA has no fast gradient of a convolution in a loop for CPUs.
-
-  Args:
-    function: [b, ...] to [b, ...], of each example by itself.
-    inputs: [B, ...].
-    size: of a chunk, the last one may be smaller; 0 for all at once.
-  """
-  if not size:
-    return function(inputs)
-  starts = range(0, len(inputs), size)
-  return jnp.concatenate([function(inputs[i : i + size]) for i in starts])
 
 
 def convolve_broadcast(

@@ -20,7 +20,6 @@ from slot_attention.convolutions import (
   Conv,
   ConvTranspose,
   convolve_broadcast,
-  in_chunks,
   sum_of_broadcast,
 )
 from slot_attention.validation import check_at_least
@@ -57,7 +56,6 @@ class Encoder(nn.Module):
     kernel_size: of all convolutions, in pixels.
     mlp_size: units of both layers of the per-location MLP.
     use_position_embedding: whether the inputs know their place (Figure 8).
-    chunk_size: images that are convolved at a time, see `in_chunks`.
   """
 
   features: tuple[int, ...] = (64, 64, 64, 64)
@@ -65,7 +63,6 @@ class Encoder(nn.Module):
   kernel_size: int = 5
   mlp_size: int = 64
   use_position_embedding: bool = True
-  chunk_size: int = 0
 
   def __post_init__(self):
     _check_same_length(self.features, self.strides)
@@ -73,28 +70,20 @@ class Encoder(nn.Module):
     check_at_least("strides", self.strides, 1)
     check_at_least("kernel_size", self.kernel_size, 1)
     check_at_least("mlp_size", self.mlp_size, 1)
-    check_at_least("chunk_size", self.chunk_size, 0)
     super().__post_init__()
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
     """Maps images [B, H, W, C] in [-1, 1] to features [B, h, w, mlp_size]."""
-    convs = [
-      Conv(
+    x = images
+    for i, (features, stride) in enumerate(zip(self.features, self.strides)):
+      conv = Conv(
         features,
         (self.kernel_size, self.kernel_size),
         (stride, stride),
         name=f"conv_{i}",
       )
-      for i, (features, stride) in enumerate(zip(self.features, self.strides))
-    ]
-
-    def convolve(x):
-      for conv in convs:
-        x = nn.relu(conv(x))
-      return x
-
-    x = in_chunks(convolve, images, self.chunk_size)
+      x = nn.relu(conv(x))
     if self.use_position_embedding:
       x = SoftPositionEmbedding(name="position_embedding")(x)
     x = LayerNorm(name="layer_norm")(x)
@@ -158,9 +147,9 @@ class SpatialBroadcastDecoder(nn.Module):
     strides: of the same; the image is broadcast_size times their product.
     kernel_size: of the same, in pixels; the last one is always 3x3.
     channels: colour channels C of the image.
-    chunk_size: slots that are decoded at a time, see `in_chunks`.
-    remat: whether activations are not kept but computed again for the gradient,
-      one chunk after the other: slower, with the memory of one chunk.
+    remat_chunk_size: slots that are decoded at a time, one chunk after the
+      other, whose activations are not kept but computed again for the gradient:
+      slower, with the memory of one chunk. 0: all are kept.
   """
 
   broadcast_size: tuple[int, int] = (8, 8)
@@ -168,8 +157,7 @@ class SpatialBroadcastDecoder(nn.Module):
   strides: tuple[int, ...] = (2, 2, 2, 2, 1)
   kernel_size: int = 5
   channels: int = 3
-  chunk_size: int = 0
-  remat: bool = False
+  remat_chunk_size: int = 0
 
   def __post_init__(self):
     check_at_least("broadcast_size", self.broadcast_size, 1)
@@ -178,13 +166,11 @@ class SpatialBroadcastDecoder(nn.Module):
     check_at_least("strides", self.strides, 1)
     check_at_least("kernel_size", self.kernel_size, 1)
     check_at_least("channels", self.channels, 1)
-    check_at_least("chunk_size", self.chunk_size, 0)
-    if self.remat and not self.chunk_size:
-      raise ValueError("remat=True needs a chunk_size of at least 1")
+    check_at_least("remat_chunk_size", self.remat_chunk_size, 0)
     super().__post_init__()
 
   def setup(self):
-    """Makes the layers, of one chunk or of all."""
+    """Makes the layers, for one chunk of slots or for all."""
     self.position_embedding = SoftPositionEmbedding()
     self.convs = [
       ConvTranspose(
@@ -220,16 +206,15 @@ class SpatialBroadcastDecoder(nn.Module):
     slots = slots.reshape(batch_size * num_slots, 1, 1, size)
     if self._use_shortcut:
       slots, position = convolve_broadcast(self.convs[0], slots, position)
-    if self.remat and not self.is_initializing():
+    if self.remat_chunk_size and not self.is_initializing():
       decoder, variables = self.unbind()
       decode_one = jax.checkpoint(
         lambda x: decoder.apply(variables, x[None], position, method="_decode")
       )
-      x = jax.lax.map(decode_one, slots, batch_size=self.chunk_size)[:, 0]
+      x = jax.lax.map(decode_one, slots, batch_size=self.remat_chunk_size)
+      x = x[:, 0]
     else:
-      x = in_chunks(
-        lambda chunk: self._decode(chunk, position), slots, self.chunk_size
-      )
+      x = self._decode(slots, position)
     x = x.reshape(batch_size, num_slots, *x.shape[1:])
     # Whatever the convolutions compute in, what is summed here is float32.
     recons, alphas = jnp.split(x.astype(jnp.float32), (self.channels,), axis=-1)

@@ -1,5 +1,7 @@
 """Tests of the fast ways to convolve against the plain ones."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -70,18 +72,63 @@ def test_transposed_convolution_by_phase_equals_the_plain_one(
     )
 
 
+@pytest.mark.parametrize("num_images", [1, 5])
+@pytest.mark.parametrize("block_bytes", [1, 2_000, 2**20])
+@pytest.mark.parametrize(
+  ("kernel_size", "strides"),
+  [((5, 5), (1, 1)), ((5, 5), (2, 2)), ((4, 3), (3, 1)), ((1, 2), (2, 2))],
+)
+def test_blocked_gradient_equals_the_plain_one(
+  monkeypatch, kernel_size, strides, block_bytes, num_images
+):
+  monkeypatch.setattr(convolutions, "_BLOCK_BYTES", block_bytes)
+  monkeypatch.setattr(convolutions, "_BLOCK_IMAGES", 2)
+  monkeypatch.setattr(convolutions, "_MIN_BLOCK_ROWS", 3)
+  size = (11, 8)
+  padding = jax.lax.padtype_to_pads(size, kernel_size, strides, "SAME")
+  with jax.enable_x64(True):
+    keys = jax.random.split(jax.random.key(0))
+    inputs = jax.random.normal(keys[0], (num_images, *size, D), jnp.float64)
+    kernel = jax.random.normal(keys[1], (*kernel_size, D, F), jnp.float64)
+    assert_same_function(
+      lambda *x: convolutions.conv(*x, strides, padding),
+      lambda *x: convolutions.conv_with_blocked_gradient(
+        *x, strides, tuple(padding)
+      ),
+      inputs,
+      kernel,
+    )
+
+
+@pytest.mark.parametrize(
+  "shape", [(256, 35, 35, 32), (3, 128, 128, 64), (40, 8, 8, 64), (1, 1, 1, 1)]
+)
+def test_blocks_are_small_and_cover_every_pixel_once(shape):
+  covered = np.zeros(shape[:2], int)
+  row_bytes = shape[2] * shape[3] * 4
+  for images, rows in convolutions._blocks(jnp.zeros(shape)):
+    covered[images, rows] += 1
+    size = covered[images, rows].size * row_bytes
+    assert size <= convolutions._BLOCK_BYTES
+  assert (covered == 1).all()
+
+
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (4, 1)])
-def test_transposed_convolution_is_that_of_flax(strides):
+@pytest.mark.parametrize("transpose", [False, True])
+def test_layers_are_those_of_flax(transpose, strides):
   """Parameters are drawn bit for bit alike, and compute the same."""
   inputs = jax.random.normal(jax.random.key(0), (2, 4, 5, D))
-  ours = convolutions.ConvTranspose(F, (5, 5), strides)
-  theirs = nn.ConvTranspose(
-    F,
-    (5, 5),
-    strides,
-    kernel_init=nn.initializers.glorot_uniform(),
-    transpose_kernel=True,
-  )
+  fields = {
+    "features": F,
+    "kernel_size": (5, 4),
+    "strides": strides,
+    "kernel_init": nn.initializers.glorot_uniform(),
+  }
+  ours, theirs = convolutions.Conv, nn.Conv(**fields)
+  if transpose:
+    ours = convolutions.ConvTranspose
+    theirs = nn.ConvTranspose(**fields, transpose_kernel=True)
+  ours = ours(F, (5, 4), strides)
   variables, expected = (
     module.init(jax.random.key(1), inputs) for module in (ours, theirs)
   )
@@ -95,35 +142,19 @@ def test_transposed_convolution_is_that_of_flax(strides):
   )
 
 
-def test_only_strides_on_a_cpu_are_convolved_by_phase(monkeypatch):
+def test_other_devices_than_cpus_convolve_plainly(monkeypatch):
   calls = []
-  by_phase = convolutions.conv_transpose_by_phase
-  monkeypatch.setattr(
-    convolutions,
-    "conv_transpose_by_phase",
-    lambda *args: calls.append(1) or by_phase(*args),
-  )
-  for platform, strides, expected in (
-    ("cpu", (2, 2), 1),
-    ("cpu", (1, 1), 0),
-    ("gpu", (2, 2), 0),
+  for name in ("conv_with_blocked_gradient", "conv_transpose_by_phase"):
+    function = getattr(convolutions, name)
+    monkeypatch.setattr(
+      convolutions,
+      name,
+      lambda *args, function=function: calls.append(1) or function(*args),
+    )
+  for platform, layer in itertools.product(
+    ("cpu", "gpu"), (convolutions.Conv, convolutions.ConvTranspose)
   ):
     calls.clear()
     monkeypatch.setattr(jax, "default_backend", lambda name=platform: name)
-    layer = convolutions.ConvTranspose(F, (5, 5), strides)
-    layer.init(jax.random.key(0), jnp.zeros((1, 3, 3, D)))
-    assert len(calls) == expected
-
-
-def test_chunks_equal_the_whole():
-  inputs = jax.random.normal(jax.random.key(0), (7, 3))
-  for size in (0, 1, 3, 7, 20):
-    sizes = []
-
-    def square(x, sizes=sizes):
-      sizes.append(len(x))
-      return x**2
-
-    outputs = convolutions.in_chunks(square, inputs, size)
-    np.testing.assert_array_equal(outputs, inputs**2)
-    assert sum(sizes) == 7 and max(sizes) == min(size or 7, 7)
+    layer(F, (5, 5), (2, 2)).init(jax.random.key(0), jnp.zeros((1, 3, 3, D)))
+    assert bool(calls) == (platform == "cpu")

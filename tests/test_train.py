@@ -68,7 +68,6 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
           "kernel_size": 3,
           "mlp_size": 6,
           "use_position_embedding": True,
-          "chunk_size": 0,
         },
         "slot_attention": {
           "num_slots": 4,
@@ -96,8 +95,7 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
         "strides": (1,),
         "kernel_size": 3,
         "channels": 3,
-        "chunk_size": 0,
-        "remat": False,
+        "remat_chunk_size": 0,
       }
     )
   else:
