@@ -5,7 +5,8 @@
     --torch_python=torch_env/bin/python --output=results/steps
 
 Every contender is a process of its own (see `benchmarks.workers`); all are
-started, and then take turns. This project's steps are fed by its input path and
+started, and then take turns. A turn begins with a dispatch that is not timed,
+since the one before it has used the memory. This project's steps are fed by its input path and
 those of the others from batches that lie on the device. A contender whose
 framework is not installed is left out. The floor is what multiplications and
 additions would take at the speed of a large matrix product, measured in the
@@ -126,16 +127,15 @@ def measure(name: str) -> dict[str, Any]:
   rounds = ROUNDS.value + 1
   with progress_bar(total=rounds * len(jobs), desc=name, unit="job") as bar:
     for i, (contender, work) in itertools.product(range(rounds), jobs):
-      # Whole dispatches; in the first round one, which compiles.
-      dispatches = -(-STEPS.value // STEPS_PER_DISPATCH.value) if i else 1
-      answer = contenders[contender].measure(
-        work, dispatches * STEPS_PER_DISPATCH.value
-      )
-      if i:
+      worker = contenders[contender]
+      first = worker.measure(work, STEPS_PER_DISPATCH.value)
+      if i == 0:  # It has compiled.
+        compiling[contender, work] = first["seconds"]
+      else:
+        dispatches = -(-STEPS.value // STEPS_PER_DISPATCH.value)
+        answer = worker.measure(work, dispatches * STEPS_PER_DISPATCH.value)
         seconds[contender, work].append(answer["seconds"])
         memory[contender] = answer["peak_bytes"]
-      else:
-        compiling[contender, work] = answer["seconds"]
       bar.update()
   for worker in contenders.values():
     worker.stop()

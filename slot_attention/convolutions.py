@@ -17,9 +17,9 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# Of outputs, for which a kernel's gradient is computed at a time on a CPU. With
-# twice as many, their inputs no longer fit a core's cache of 2 MB, and every
-# multiplication takes twice as long.
+# Of inputs or of outputs, from which a kernel's gradient is computed at a time
+# on a CPU. Twice as many no longer fit a core's cache of 2 MB and take up to
+# four times as long.
 _BLOCK_BYTES = 2**20
 # Images in a block: as many as floats fit a vector register.
 _BLOCK_IMAGES = 16
@@ -112,10 +112,10 @@ def conv_with_blocked_gradient(
   strides: tuple[int, int],
   padding: Padding,
 ) -> jax.Array:
-  """`conv`, whose gradient of the kernel is a sum over blocks of pixels.
+  """`conv` with gradients that are fast on a CPU, in reverse mode alone.
 
-  XLA's gradient of a kernel is at its best on a CPU where its operands fit the
-  cache. Only reverse-mode differentiation is possible.
+  The kernel's is a sum over blocks of pixels, each of which fits the cache. The
+  inputs' is `conv_transpose_by_phase`.
   """
   return conv(inputs, kernel, strides, padding)
 
@@ -126,30 +126,34 @@ def _forward(inputs, kernel, strides, padding):
 
 def _backward(strides, padding, residuals, gradient):
   inputs, kernel = residuals
-  (of_inputs,) = jax.linear_transpose(
-    lambda x: conv(x, kernel, strides, padding), inputs
-  )(gradient)
+  _, height, width, _ = inputs.shape
+  before = (padding[0][0], padding[1][0])
+  of_inputs = _transpose_by_phase(gradient, kernel, strides, before)
   of_kernel = jnp.zeros(
     kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32)
   )
-  for images, rows in _blocks(gradient):
+  row_bytes = (
+    max(gradient[0, 0].size, strides[0] * inputs[0, 0].size)
+    * gradient.dtype.itemsize
+  )
+  for images, rows in _blocks(*gradient.shape[:2], row_bytes):
     # The rows of the inputs that the kernel sees, of which some are padding.
     top = rows.start * strides[0] - padding[0][0]
     bottom = (rows.stop - 1) * strides[0] - padding[0][0] + kernel.shape[0]
-    seen = slice(max(top, 0), min(bottom, inputs.shape[1]))
+    seen = slice(max(top, 0), min(bottom, height))
     seen_padding = ((seen.start - top, bottom - seen.stop), padding[1])
     convolve = functools.partial(
       conv, inputs[images, seen], strides=strides, padding=seen_padding
     )
     (of_block,) = jax.linear_transpose(convolve, kernel)(gradient[images, rows])
     of_kernel += of_block
-  return of_inputs, of_kernel.astype(kernel.dtype)
+  return of_inputs[:, :height, :width], of_kernel.astype(kernel.dtype)
 
 
-def _blocks(outputs: jax.Array) -> Iterator[tuple[slice, slice]]:
+def _blocks(
+  num_images: int, height: int, row_bytes: int
+) -> Iterator[tuple[slice, slice]]:
   """Images and rows of every block."""
-  num_images, height, width, features = outputs.shape
-  row_bytes = width * features * outputs.dtype.itemsize
   images = min(_BLOCK_IMAGES, num_images)
   rows = _BLOCK_BYTES // (images * row_bytes)
   if rows < min(_MIN_BLOCK_ROWS, height):
@@ -196,12 +200,18 @@ def conv_transpose_by_phase(
   convolution of the inputs with every s-th row (or column) of the kernel (Shi
   et al., 2016, https://arxiv.org/abs/1609.07009).
   """
+  before = tuple(max(sz - st, 0) // 2 for sz, st in zip(kernel.shape, strides))
+  return _transpose_by_phase(inputs, kernel, strides, before)
+
+
+def _transpose_by_phase(inputs, kernel, strides, before):
+  """Transpose of `conv` whose padding starts with `before` rows and columns."""
   # Where a stride exceeds the kernel, some phases see only zeros.
-  missing = (max(st - sz, 0) for st, sz in zip(strides, kernel.shape))
+  missing = (max(st - sz, 0) for sz, st in zip(kernel.shape, strides))
   kernel = jnp.pad(kernel, [*((0, n) for n in missing), (0, 0), (0, 0)])
   rows, columns = (
-    [_phase(size, stride, phase) for phase in range(stride)]
-    for size, stride in zip(kernel.shape, strides)
+    [_phase(size, stride, start + phase) for phase in range(stride)]
+    for size, stride, start in zip(kernel.shape, strides, before)
   )
   phases = [
     [
@@ -221,9 +231,9 @@ def conv_transpose_by_phase(
   return x.reshape(batch_size, height * stride_y, width * stride_x, features)
 
 
-def _phase(size, stride, phase):
+def _phase(size, stride, start):
   """Taps of a kernel's axis that a phase sees, and the inputs' padding."""
-  ahead, first = divmod(phase + (size - stride) // 2, stride)
+  ahead, first = divmod(start, stride)
   num_taps = len(range(first, size, stride))
   return slice(first, None, stride), (num_taps - 1 - ahead, ahead)
 
