@@ -6,11 +6,12 @@
 
 Every contender is a process of its own (see `benchmarks.workers`); all are
 started, and then take turns. A turn begins with a dispatch that is not timed,
-since the one before it has used the memory. This project's steps are fed by its input path and
-those of the others from batches that lie on the device. A contender whose
-framework is not installed is left out. The floor is what multiplications and
-additions would take at the speed of a large matrix product, measured in the
-same run. Memory is the device's, or on a CPU that of the whole process.
+so that caches and memory are no longer those of the turn before. This project's
+steps are fed by its input path and those of the others from batches that lie on
+the device. A contender whose framework is not installed is left out. The floor
+is what multiplications and additions would take at the speed of a large matrix
+product, measured in the same run. Memory is the device's, or on a CPU that of
+the whole process.
 """
 
 from collections.abc import Mapping, Sequence

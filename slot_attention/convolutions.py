@@ -18,8 +18,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Of inputs or of outputs, from which a kernel's gradient is computed at a time
-# on a CPU. Twice as many no longer fit a core's cache of 2 MB and take up to
-# four times as long.
+# on a CPU. More do not fit the cache of a core (2 MB where this was tried); all
+# at once take about twice as long.
 _BLOCK_BYTES = 2**20
 # Images in a block: as many as floats fit a vector register.
 _BLOCK_IMAGES = 16
