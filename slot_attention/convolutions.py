@@ -239,32 +239,33 @@ def _phase(size, stride, start):
 
 
 def convolve_broadcast(
-  conv: nn.Module, vectors: jax.Array, position: jax.Array
+  layer: nn.Module, vectors: jax.Array, position: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Convolves vectors that are copied to every pixel, without the copies.
 
-  With `sum_of_broadcast` it equals `conv(vectors + position)` to rounding,
+  With `sum_of_broadcast` it equals `layer(vectors + position)` to rounding,
   gradients included. The convolution is linear. Of a vector copied to every
   pixel it is the same everywhere but near the border, so that a grid of kernel
   size says it all, and it is the sum of what it is for the unit vectors. The
   position's part does not depend on the vector: it is computed once for all.
 
   Args:
-    conv: stride 1, padding "SAME", square kernel smaller than the grid.
+    layer: a convolution of stride 1, padding "SAME", with a square kernel
+      smaller than the grid.
     vectors: [B, 1, 1, D].
     position: [1, h, w, D].
 
   Returns:
-    Without the copies, the vectors' part [B, side, side, features of conv] of
-    odd side, and the position's with the bias [1, h, w, features of conv].
+    Without the copies, the vectors' part [B, side, side, F] of odd side, and
+    the position's with the bias [1, h, w, F].
   """
-  side = 2 * (conv.kernel_size[0] // 2) + 1
+  side = 2 * (layer.kernel_size[0] // 2) + 1
   size = vectors.shape[-1]
   units = jnp.eye(size, dtype=vectors.dtype)[:, None, None]
-  units = conv(jnp.broadcast_to(units, (size, side, side, size)))
-  bias = conv(jnp.zeros((1, 1, 1, size), vectors.dtype))
+  units = layer(jnp.broadcast_to(units, (size, side, side, size)))
+  bias = layer(jnp.zeros((1, 1, 1, size), vectors.dtype))
   grids = jnp.tensordot(vectors[:, 0, 0], units - bias, axes=1)
-  return grids, conv(position)
+  return grids, layer(position)
 
 
 def sum_of_broadcast(grids: jax.Array, position: jax.Array) -> jax.Array:
