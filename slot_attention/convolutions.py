@@ -6,7 +6,6 @@ parameters; tests compare the two.
 Letters in shapes: B images (or slots), h and w feature map, D and F features.
 """
 
-from collections.abc import Iterator
 import functools
 
 import flax.linen as nn
@@ -83,6 +82,19 @@ class ConvTranspose(nn.Module):
     return transpose(inputs, kernel, self.strides) + bias[None, None, None]
 
 
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+  """max(x, 0), of which only the outputs are kept for the gradient.
+
+  XLA would keep the inputs as well: it looks through the maximum to see where
+  they are positive, unless it meets a barrier.
+  """
+  return jax.lax.optimization_barrier(jnp.maximum(x, 0))
+
+
+relu.defjvps(lambda tangent, y, x: jnp.where(y > 0, tangent, 0))
+
+
 def _parameters(module, kernel_shape):
   """Kernel and bias, initialised as by Keras."""
   dtype = module.param_dtype
@@ -129,43 +141,80 @@ def _backward(strides, padding, residuals, gradient):
   _, height, width, _ = inputs.shape
   before = (padding[0][0], padding[1][0])
   of_inputs = _transpose_by_phase(gradient, kernel, strides, before)
-  of_kernel = jnp.zeros(
-    kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32)
-  )
+  of_kernel = _kernel_gradient(inputs, gradient, kernel, strides, before)
+  return of_inputs[:, :height, :width], of_kernel
+
+
+def _kernel_gradient(inputs, gradient, kernel, strides, before):
+  """Gradient of `conv` whose padding starts with `before` rows and columns."""
+  num_images, *output_size, _ = gradient.shape
   row_bytes = (
     max(gradient[0, 0].size, strides[0] * inputs[0, 0].size)
     * gradient.dtype.itemsize
   )
-  for images, rows in _blocks(*gradient.shape[:2], row_bytes):
-    # The rows of the inputs that the kernel sees, of which some are padding.
-    top = rows.start * strides[0] - padding[0][0]
-    bottom = (rows.stop - 1) * strides[0] - padding[0][0] + kernel.shape[0]
-    seen = slice(max(top, 0), min(bottom, height))
-    seen_padding = ((seen.start - top, bottom - seen.stop), padding[1])
-    convolve = functools.partial(
-      conv, inputs[images, seen], strides=strides, padding=seen_padding
+  block_images, block_rows = _block_size(num_images, output_size[0], row_bytes)
+
+  def of_images(first, number):
+    total = jnp.zeros(
+      kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32)
     )
-    (of_block,) = jax.linear_transpose(convolve, kernel)(gradient[images, rows])
-    of_kernel += of_block
-  return of_inputs[:, :height, :width], of_kernel.astype(kernel.dtype)
+    for start in range(0, output_size[0], block_rows):
+      rows = slice(start, min(start + block_rows, output_size[0]))
+      blocks = (rows, slice(0, output_size[1]))
+      seen, padding = zip(
+        *map(_seen, blocks, inputs.shape[1:3], kernel.shape, strides, before)
+      )
+      # As a convolution of the inputs' features: images are summed over as
+      # features are, and the gradient is a kernel as large as the block.
+      of_block = jax.lax.conv_general_dilated(
+        _block(inputs, first, number, *seen).transpose(3, 1, 2, 0),
+        _block(gradient, first, number, *blocks).transpose(1, 2, 0, 3),
+        (1, 1),
+        padding,
+        rhs_dilation=strides,
+        dimension_numbers=_LAYOUT,
+      )
+      total += of_block.transpose(1, 2, 0, 3)
+    return total
+
+  num_blocks, rest = divmod(num_images, block_images)
+  total = jax.lax.fori_loop(
+    0,
+    num_blocks,
+    lambda i, total: total + of_images(i * block_images, block_images),
+    jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32)),
+  )
+  if rest:
+    total += of_images(num_images - rest, rest)
+  return total.astype(kernel.dtype)
 
 
-def _blocks(
+def _block_size(
   num_images: int, height: int, row_bytes: int
-) -> Iterator[tuple[slice, slice]]:
-  """Images and rows of every block."""
+) -> tuple[int, int]:
+  """Number of images, and of rows, of a block."""
   images = min(_BLOCK_IMAGES, num_images)
   rows = _BLOCK_BYTES // (images * row_bytes)
   if rows < min(_MIN_BLOCK_ROWS, height):
     images = 1
     rows = max(_BLOCK_BYTES // row_bytes, 1)
-  rows = -(-height // -(-height // rows))  # Blocks alike, as few as these.
-  for i in range(0, num_images, images):
-    for j in range(0, height, rows):
-      yield (
-        slice(i, min(i + images, num_images)),
-        slice(j, min(j + rows, height)),
-      )
+  return images, -(-height // -(-height // rows))  # As few blocks, but alike.
+
+
+def _block(x, first, number, rows, columns):
+  return jax.lax.dynamic_slice(
+    x,
+    (first, rows.start, columns.start, 0),
+    (number, rows.stop - rows.start, columns.stop - columns.start, x.shape[3]),
+  )
+
+
+def _seen(outputs, size, kernel_size, stride, before):
+  """Inputs that a slice of outputs sees, and the padding around them."""
+  start = outputs.start * stride - before
+  stop = (outputs.stop - 1) * stride - before + kernel_size
+  seen = slice(max(start, 0), min(stop, size))
+  return seen, (seen.start - start, stop - seen.stop)
 
 
 conv_with_blocked_gradient.defvjp(_forward, _backward)

@@ -20,6 +20,7 @@ from slot_attention.convolutions import (
   Conv,
   ConvTranspose,
   convolve_broadcast,
+  relu,
   sum_of_broadcast,
 )
 from slot_attention.validation import check_at_least
@@ -83,7 +84,7 @@ class Encoder(nn.Module):
         (stride, stride),
         name=f"conv_{i}",
       )
-      x = nn.relu(conv(x))
+      x = relu(conv(x))
     if self.use_position_embedding:
       x = SoftPositionEmbedding(name="position_embedding")(x)
     x = LayerNorm(name="layer_norm")(x)
@@ -207,12 +208,7 @@ class SpatialBroadcastDecoder(nn.Module):
     if self._use_shortcut:
       slots, position = convolve_broadcast(self.convs[0], slots, position)
     if self.remat_chunk_size and not self.is_initializing():
-      decoder, variables = self.unbind()
-      decode_one = jax.checkpoint(
-        lambda x: decoder.apply(variables, x[None], position, method="_decode")
-      )
-      x = jax.lax.map(decode_one, slots, batch_size=self.remat_chunk_size)
-      x = x[:, 0]
+      x = self._decode_in_chunks(slots, position)
     else:
       x = self._decode(slots, position)
     x = x.reshape(batch_size, num_slots, *x.shape[1:])
@@ -240,8 +236,23 @@ class SpatialBroadcastDecoder(nn.Module):
     else:
       x = self.convs[0](slots + position)
     for conv in self.convs[1:]:
-      x = conv(nn.relu(x))
-    return self.conv_out(nn.relu(x))
+      x = conv(relu(x))
+    return self.conv_out(relu(x))
+
+  def _decode_in_chunks(self, slots, position):
+    """`_decode`, of whose activations only one chunk's exist at a time."""
+    decoder, variables = self.unbind()
+    decode = jax.checkpoint(
+      lambda x: decoder.apply(variables, x, position, method="_decode")
+    )
+    size = min(self.remat_chunk_size, len(slots))
+    whole = len(slots) - len(slots) % size
+    chunks = slots[:whole].reshape(-1, size, *slots.shape[1:])
+    x = jax.lax.map(decode, chunks)
+    x = x.reshape(whole, *x.shape[2:])
+    if whole < len(slots):
+      x = jnp.concatenate([x, decode(slots[whole:])])
+    return x
 
 
 class ObjectDiscovery(nn.Module):

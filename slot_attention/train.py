@@ -141,15 +141,8 @@ def make_train_step(
     return state, jnp.where(jnp.stack(finite).all(), loss, jnp.nan)
 
   def train_steps(state, batches):
-    if jax.default_backend() != "cpu":
-      steps_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batches)
-      return jax.lax.scan(train_step, state, steps_first)
-    # XLA has no fast gradient of a convolution in a loop for CPUs.
-    losses = []
-    for i in range(batches["example_ids"].shape[1]):
-      state, loss = train_step(state, {k: x[:, i] for k, x in batches.items()})
-      losses.append(loss)
-    return state, jnp.stack(losses)
+    steps_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batches)
+    return jax.lax.scan(train_step, state, steps_first)
 
   return parallel.data_parallel(train_steps, donate_argnums=(0,))
 

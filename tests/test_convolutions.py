@@ -27,6 +27,17 @@ def assert_same_function(plain, fast, *arguments):
   )
 
 
+def test_relu_is_that_of_flax():
+  x = jnp.array([-2.0, -0.0, 0.0, 3.0, jnp.nan])
+
+  def value_and_slope(function):
+    return jax.jvp(function, (x,), (jnp.full_like(x, 5.0),))
+
+  np.testing.assert_array_equal(
+    value_and_slope(convolutions.relu), value_and_slope(nn.relu)
+  )
+
+
 @pytest.mark.parametrize("kernel_size", [2, 3, 4, 5])
 @pytest.mark.parametrize("size", [(7, 10), (12, 9)])
 def test_convolving_broadcast_vectors_equals_the_plain_convolution(
@@ -104,14 +115,31 @@ def test_blocked_gradient_equals_the_plain_one(
 @pytest.mark.parametrize(
   ("height", "row_bytes"), [(35, 4_480), (128, 32_768), (8, 2_048), (1, 4)]
 )
-def test_blocks_are_small_and_cover_every_pixel_once(
-  num_images, height, row_bytes
-):
-  covered = np.zeros((num_images, height), int)
-  for block in convolutions._blocks(num_images, height, row_bytes):
-    covered[block] += 1
-    assert covered[block].size * row_bytes <= convolutions._BLOCK_BYTES
-  assert (covered == 1).all()
+def test_blocks_fit_the_cache(num_images, height, row_bytes):
+  images, rows = convolutions._block_size(num_images, height, row_bytes)
+  assert 1 <= images <= num_images
+  assert 1 <= rows <= height
+  assert images * rows * row_bytes <= convolutions._BLOCK_BYTES
+
+
+def test_large_batches_do_not_make_large_programs():
+  """Compilation would take minutes if every block were convolved apart."""
+
+  def length_of_program(batch_size):
+    inputs = jax.ShapeDtypeStruct((batch_size, 64, 64, D), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((5, 5, D, F), jnp.float32)
+
+    def loss(inputs, kernel):
+      padding = ((2, 2), (2, 2))
+      outputs = convolutions.conv_with_blocked_gradient(
+        inputs, kernel, (1, 1), padding
+      )
+      return jnp.sum(outputs**2)
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    return gradient.lower(inputs, kernel).as_text().count("\n")
+
+  assert length_of_program(1024) == length_of_program(64)
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (4, 1)])

@@ -400,15 +400,10 @@ def test_work_after_the_last_checkpoint_is_done_again(config, tmp_path):
   )
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_steps_of_one_dispatch_train_as_steps_apart(
-  config, tmp_path, monkeypatch, backend
-):
+def test_steps_of_one_dispatch_train_as_steps_apart(config, tmp_path):
   config.log_every = config.checkpoint_every = config.eval_every = 3
   train.train(config, tmp_path / "apart")
   config.steps_per_dispatch = 3
-  # Where it is no CPU, the steps are a loop.
-  monkeypatch.setattr(train.jax, "default_backend", lambda: backend)
   train.train(config, tmp_path / "together")
   apart, together = (
     read_lines(tmp_path / name) for name in ("apart", "together")
