@@ -23,6 +23,7 @@ from configs import tetrominoes_object_discovery
 
 def get_config() -> ConfigDict:
   config = tetrominoes_object_discovery.get_config()
+  config.steps_per_dispatch = 1  # These steps are long.
   config.data.name = "clevr_with_masks"
   config.data.num_examples = 71_000
   config.data.num_train = 70_000

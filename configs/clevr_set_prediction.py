@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 5_000
   config.keep_checkpoints = 2
 
-  config.steps_per_dispatch = 1  # More keep fast accelerators from waiting.
+  config.steps_per_dispatch = 1  # In one call to the devices.
   config.compute_dtype = "float32"  # Or "bfloat16", of the convolutions.
   config.num_cpu_devices = 1  # Into so many a CPU is split.
   config.data_placement = "device"  # Or "host", for what does not fit.

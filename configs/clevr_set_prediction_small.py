@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
   config.eval_every = 1_000
   config.eval_batch_size = 200
   config.checkpoint_every = 2_000
+  config.steps_per_dispatch = 10
   config.num_cpu_devices = 2
 
   config.data.source = "procedural"

@@ -16,6 +16,7 @@ def get_config(name: str = "quickstart") -> ConfigDict:
   config.eval_every = 3
   config.eval_batch_size = 8
   config.checkpoint_every = 3
+  config.steps_per_dispatch = 1
   config.data.source = "procedural"
   config.data.num_examples = 64
   config.data.num_train = 32

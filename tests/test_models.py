@@ -272,6 +272,9 @@ def test_rematerialised_chunks_need_less_memory():
   assert rematerialised < memory_of_gradient() / 2
 
 
+@pytest.mark.skipif(
+  jax.__version_info__ < (0, 12), reason="older XLA ignores the barrier"
+)
 def test_gradients_need_no_inputs_of_relu(monkeypatch):
   needed = memory_of_gradient()
   monkeypatch.setattr(models, "relu", nn.relu)
