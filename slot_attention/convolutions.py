@@ -147,28 +147,25 @@ def _backward(strides, padding, residuals, gradient):
 
 def _kernel_gradient(inputs, gradient, kernel, strides, before):
   """Gradient of `conv` whose padding starts with `before` rows and columns."""
-  num_images, *output_size, _ = gradient.shape
+  num_images, height, width, _ = gradient.shape
   row_bytes = (
     max(gradient[0, 0].size, strides[0] * inputs[0, 0].size)
     * gradient.dtype.itemsize
   )
-  block_images, block_rows = _block_size(num_images, output_size[0], row_bytes)
+  block_images, block_rows = _block_size(num_images, height, row_bytes)
 
-  def of_images(first, number):
-    total = jnp.zeros(
-      kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32)
-    )
-    for start in range(0, output_size[0], block_rows):
-      rows = slice(start, min(start + block_rows, output_size[0]))
-      blocks = (rows, slice(0, output_size[1]))
+  def add_images(total, first, number):
+    for top in range(0, height, block_rows):
+      block = slice(top, min(top + block_rows, height)), slice(0, width)
       seen, padding = zip(
-        *map(_seen, blocks, inputs.shape[1:3], kernel.shape, strides, before)
+        *map(_seen, block, inputs.shape[1:3], kernel.shape, strides, before)
       )
-      # As a convolution of the inputs' features: images are summed over as
-      # features are, and the gradient is a kernel as large as the block.
+      # A convolution that sums over images as others do over features, and
+      # whose kernel is the gradient. XLA must find the dimensions in their
+      # usual order: it does not reorder them in a loop, and others are slow.
       of_block = jax.lax.conv_general_dilated(
-        _block(inputs, first, number, *seen).transpose(3, 1, 2, 0),
-        _block(gradient, first, number, *blocks).transpose(1, 2, 0, 3),
+        _cut(inputs, first, number, *seen).transpose(3, 1, 2, 0),
+        _cut(gradient, first, number, *block).transpose(1, 2, 0, 3),
         (1, 1),
         padding,
         rhs_dilation=strides,
@@ -177,15 +174,16 @@ def _kernel_gradient(inputs, gradient, kernel, strides, before):
       total += of_block.transpose(1, 2, 0, 3)
     return total
 
+  # Not unrolled: large batches would take minutes to compile.
   num_blocks, rest = divmod(num_images, block_images)
   total = jax.lax.fori_loop(
     0,
     num_blocks,
-    lambda i, total: total + of_images(i * block_images, block_images),
+    lambda i, total: add_images(total, i * block_images, block_images),
     jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32)),
   )
   if rest:
-    total += of_images(num_images - rest, rest)
+    total = add_images(total, num_images - rest, rest)
   return total.astype(kernel.dtype)
 
 
@@ -201,7 +199,7 @@ def _block_size(
   return images, -(-height // -(-height // rows))  # As few blocks, but alike.
 
 
-def _block(x, first, number, rows, columns):
+def _cut(x, first, number, rows, columns):
   return jax.lax.dynamic_slice(
     x,
     (first, rows.start, columns.start, 0),
