@@ -2,9 +2,10 @@
 
   python -m benchmarks.feeding --config=configs/quickstart.py
 
-Measures, in turns: batches alone, gathered and sent by the host or taken from
-what lies on the devices; steps alone, on a batch that is there already; and
-steps that are fed. What feeding costs is the difference of the last two.
+Measures, in turns whose order is random: batches alone, gathered and sent by
+the host or taken from what lies on the devices; steps alone, on a batch that is
+there already; and steps that are fed. What feeding costs is the difference of
+the last two. As in training, config.steps_per_dispatch of them come together.
 """
 
 import json
@@ -22,13 +23,13 @@ from slot_attention.data import batches, prepare
 from slot_attention.provenance import command, provenance
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
-STEPS = flags.DEFINE_integer("steps", 100, "Batches in each measurement.")
+STEPS = flags.DEFINE_integer("steps", 100, "In each measurement.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Of which the median is taken.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file to write.")
 
 
-def make_measurements(config, num_steps):
-  """Functions by name that do num_steps batches or steps, and wait for them."""
+def make_measurements(config, dispatches):
+  """Functions by name that do these batches or steps, and wait for them."""
   task = tasks.make_task(config)
   data = prepare.load(config.data)
   optimizer = train.make_optimizer(lambda step: 1e-4, config.max_grad_norm)
@@ -46,7 +47,7 @@ def make_measurements(config, num_steps):
 
   def feed(placement):
     return feeders[placement].train_batches(
-      range(num_steps), batch_size=config.batch_size, seed=0
+      dispatches, batch_size=config.batch_size, seed=0
     )
 
   def only_batches(placement):
@@ -62,7 +63,7 @@ def make_measurements(config, num_steps):
   return {
     "batches from the host": lambda: only_batches("host"),
     "batches from the devices": lambda: only_batches("device"),
-    "steps alone": lambda: steps([resident] * num_steps),
+    "steps alone": lambda: steps([resident] * len(dispatches)),
     "steps fed by the host": lambda: steps(feed("host")),
     "steps fed from the devices": lambda: steps(feed("device")),
   }
@@ -71,13 +72,16 @@ def make_measurements(config, num_steps):
 def main(_):
   config = CONFIG.value
   jax.config.update("jax_num_cpu_devices", config.num_cpu_devices)
-  measurements = make_measurements(config, STEPS.value)
+  dispatches = range(0, STEPS.value, config.steps_per_dispatch)
+  num_steps = len(dispatches) * config.steps_per_dispatch
+  measurements = make_measurements(config, dispatches)
   seconds = {name: [] for name in measurements}
+  order = np.random.default_rng(0)  # What comes before may have its effect.
   for _ in range(ROUNDS.value + 1):
-    for name, measure in measurements.items():
+    for name in order.permutation(list(measurements)):
       start = time.perf_counter()
-      measure()
-      seconds[name].append((time.perf_counter() - start) / STEPS.value)
+      measurements[name]()
+      seconds[name].append((time.perf_counter() - start) / num_steps)
   # The first round compiled.
   medians = {name: float(np.median(x[1:])) for name, x in seconds.items()}
   alone = medians["steps alone"]
