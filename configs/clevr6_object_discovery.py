@@ -7,6 +7,9 @@ training, of which half have at most 6 objects, and the 320 such scenes right
 after those for evaluation. For the original (100,000 scenes, 10.5 GB; without a
 path it is downloaded):
   --config.data.source=original --config.data.path=FILE
+For CLEVR v1.0, which has no masks and so no ARI, as the official code has it:
+  --config.data.name=clevr --config.data.source=original \
+  --config.data.num_examples=84488 --config.data.num_train=69488
 
 More slots and objects at test time (CLEVR10):
   python main.py --config=configs/clevr6_object_discovery.py --mode=eval \

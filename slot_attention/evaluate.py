@@ -135,7 +135,8 @@ def sweep_run(
   Returns:
     A row for each evaluation: "sweep", "num_iterations", "num_slots",
     "num_objects" (0 for images of all), "num_examples", and the metrics. They
-    are also written into the folder of `report` as sweep.json and sweep.png.
+    are also written into the folder of `report` as sweep.json and, if any is in
+    percent, drawn as sweep.png.
   """
   if "slot_attention" not in config.model:
     raise ValueError("only Slot Attention has iterations and slots to sweep")
@@ -197,14 +198,15 @@ def sweep_run(
   folder = _folder(workdir, config)
   result = {"step": step, "rows": rows, "data": data.description}
   _write_json(folder / "sweep.json", result)
-  _draw_sweep(folder / "sweep.png", rows, iterations, slots)
-  print(f"{folder / 'sweep.json'}\n{folder / 'sweep.png'}")
+  print(folder / "sweep.json")
+  names = [name for name in rows[0] if name.startswith(("ap_", "fg_", "attn_"))]
+  if names:  # Without masks there may be nothing in percent.
+    _draw_sweep(folder / "sweep.png", rows, names, iterations, slots)
+    print(folder / "sweep.png")
   return rows
 
 
-def _draw_sweep(path, rows, num_iterations, num_slots):
-  names = [name for name in rows[0] if name.startswith(("ap_", "fg_", "attn_"))]
-
+def _draw_sweep(path, rows, names, num_iterations, num_slots):
   def curves(sweep, key, **fixed):
     chosen = [
       row
@@ -304,9 +306,8 @@ def _draw_history(workdir):
       for name in line.keys() - {"step", "split", "loss"}:
         metrics.setdefault(name, []).append((step, 100 * line[name]))
   path = workdir / "curves.png"
-  visualization.draw_curves(
-    path, {"step": dict(sorted(metrics.items()))}, losses=losses
-  )
+  panels = {"step": dict(sorted(metrics.items()))} if metrics else {}
+  visualization.draw_curves(path, panels, losses=losses)
   return [path]
 
 

@@ -215,7 +215,14 @@ class AveragePrecision(
 
 @flax.struct.dataclass
 class ObjectDiscoveryMetrics(metrics.Collection):
-  """Means over examples: reconstruction loss and foreground ARI."""
+  """Mean reconstruction loss over examples."""
+
+  loss: metrics.Average.from_output("loss")
+
+
+@flax.struct.dataclass
+class ObjectDiscoveryWithMasksMetrics(metrics.Collection):
+  """The same where masks are known, and the mean foreground ARI."""
 
   loss: metrics.Average.from_output("loss")
   fg_ari: metrics.Average.from_output("fg_ari")

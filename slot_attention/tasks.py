@@ -115,12 +115,18 @@ def object_discovery(
     )
 
   def measure(outputs, batch):
-    return {
-      "loss": loss(outputs, batch),
-      "fg_ari": metrics.foreground_ari(
+    measured = {"loss": loss(outputs, batch)}
+    if "segments" in batch:
+      measured["fg_ari"] = metrics.foreground_ari(
         outputs["masks"], batch["segments"], num_segments=max_objects + 1
-      ),
-    }
+      )
+    return measured
+
+  def collect(measured):
+    kind = metrics.ObjectDiscoveryMetrics
+    if "fg_ari" in measured:
+      kind = metrics.ObjectDiscoveryWithMasksMetrics
+    return kind.single_from_model_output(**measured)
 
   def draw(folder, outputs, batch):
     path = folder / "slots.png"
@@ -133,12 +139,10 @@ def object_discovery(
       slot_attention=_build_slot_attention(model),
       decoder=_build(models.SpatialBroadcastDecoder, model, "decoder"),
     ),
-    needs="segments",
+    needs="images",
     loss=loss,
     measure=measure,
-    metrics=lambda measured: (
-      metrics.ObjectDiscoveryMetrics.single_from_model_output(**measured)
-    ),
+    metrics=collect,
     draw=draw,
   )
 

@@ -23,6 +23,7 @@ from slot_attention import (
 )
 from slot_attention.data import batches, prepare
 from tests.test_metrics import random_sets
+from tests.test_originals import write_split
 
 
 def make_config(data_dir, task="object_discovery") -> ConfigDict:
@@ -303,6 +304,23 @@ def test_data_without_what_the_task_needs_is_refused(config, tmp_path):
   task.data = config.data
   with pytest.raises(ValueError, match="the data has no targets"):
     train.train(task, tmp_path)
+
+
+def test_objects_are_discovered_where_there_are_no_masks(config, tmp_path):
+  write_split(tmp_path / "CLEVR_v1.0", "val", 24, size=(240, 320))
+  config.data.name = "clevr"
+  config.data.source = "original"
+  config.data.path = str(tmp_path / "CLEVR_v1.0")
+  config.data.max_objects = 10
+  config.data.preprocessing = {"crop": True, "image_size": 12}
+  metrics = train.train(config, tmp_path)
+  assert metrics.keys() == {"loss"} and np.isfinite(metrics["loss"])
+  (folder,) = tmp_path.glob("eval_*")
+  assert (folder / "slots.png").exists()
+  assert (tmp_path / "curves.png").exists()
+  rows = evaluate.sweep_run(tmp_path, config)
+  assert len({row["loss"] for row in rows}) > 5
+  assert not (folder / "sweep.png").exists()
 
 
 def test_the_slot_mlp_trains_in_the_same_loop(config, tmp_path):
