@@ -1,6 +1,6 @@
 """From parameters to the paper's numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import json
@@ -114,7 +114,8 @@ def evaluate_run(
   )
   metrics = evaluate(params)
   if parallel.is_first_process():
-    report(workdir, config, task, params, data, step, metrics)
+    pictures = make_artist(workdir, config, task, data)(params)
+    report(workdir, config, data, step, metrics, pictures)
   return metrics
 
 
@@ -240,47 +241,69 @@ def _load(workdir, config):
   return task, data, parallel.replicate(run.params), run.step
 
 
-def report(
+def make_artist(
   workdir: Path,
   config: ml_collections.ConfigDict,
   task: tasks.Task,
-  params: Any,
   data: prepare.Data,
-  step: int,
-  metrics: dict[str, float],
-) -> None:
-  """Prints metrics and writes them with pictures into a folder of the run.
+) -> Callable[[Any], list[Path]]:
+  """Compiles what draws the pictures of a run.
 
-  The folder is WORKDIR/eval_NAME_SOURCE, after the data: metrics.json and the
-  PNG files of `task.draw` for the first examples. WORKDIR/curves.png shows how
+  They lie in WORKDIR/eval_NAME_SOURCE, after the data: the PNG files of
+  `task.draw` for the first evaluation examples. WORKDIR/curves.png shows how
   the metrics came about.
 
   Args:
     workdir: of the run.
-    config: that was evaluated.
+    config: that is evaluated.
     task: that the config describes.
-    params: replicated.
+    data: that is evaluated; its split "eval".
+
+  Returns:
+    A function of replicated parameters that returns the paths of the pictures.
+    It is for one process alone, and draws over its earlier ones.
+  """
+  split = data.splits["eval"]
+  examples = np.arange(min(_NUM_PICTURES, len(split)))
+  batch = tasks.normalize({"example_ids": examples, **split.take(examples)})
+  apply = jax.jit(task.apply)
+
+  def draw(params):
+    outputs = apply(
+      parallel.unreplicate(params), batch, jax.random.key(_SLOTS_KEY_SEED)
+    )
+    folder = _folder(workdir, config)
+    return [*task.draw(folder, outputs, batch), *_draw_history(workdir)]
+
+  return draw
+
+
+def report(
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  data: prepare.Data,
+  step: int,
+  metrics: dict[str, float],
+  pictures: Sequence[Path],
+) -> None:
+  """Prints metrics, and writes them to metrics.json beside the pictures.
+
+  Args:
+    workdir: of the run.
+    config: that was evaluated.
     data: that was evaluated; its split "eval".
     step: of the checkpoint.
     metrics: of the evaluation.
+    pictures: of `make_artist`; shown in TensorBoard as well.
   """
-  folder = _folder(workdir, config)
-  split = data.splits["eval"]
   result = {
     "step": step,
-    "num_examples": len(split),
+    "num_examples": len(data.splits["eval"]),
     **metrics,
     "data": data.description,
   }
-  _write_json(folder / "metrics.json", result)
-
-  examples = np.arange(min(_NUM_PICTURES, len(split)))
-  batch = tasks.normalize({"example_ids": examples, **split.take(examples)})
-  outputs = jax.jit(task.apply)(
-    parallel.unreplicate(params), batch, jax.random.key(_SLOTS_KEY_SEED)
-  )
-  pictures = [*task.draw(folder, outputs, batch), *_draw_history(workdir)]
-  writers.write_pictures(workdir, step, pictures, config)
+  _write_json(_folder(workdir, config) / "metrics.json", result)
+  writers.show_run(workdir, step, pictures, config)
   print(
     f"\nStep {step}, {result['num_examples']} evaluation examples"
     f" ({config.data.source} {config.data.name}, after the first"

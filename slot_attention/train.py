@@ -215,6 +215,7 @@ def train(
     batch_size=config.eval_batch_size,
     placement=config.data_placement,
   )
+  draw = evaluate.make_artist(workdir, config, task, data)
   feeder = batches.Feeder(data.splits["train"], config.data_placement)
   dispatches = range(first_step, config.num_steps, config.steps_per_dispatch)
   train_batches = feeder.train_batches(
@@ -278,6 +279,8 @@ def train(
             f"step {step}: "
             + ", ".join(f"{name} {x:.4f}" for name, x in metrics.items())
           )
+          if not last:
+            writer.write_pictures(step, draw(state.params))
       if save:
         writer.sync()
         saved = parallel.unreplicate(state)
@@ -299,7 +302,8 @@ def train(
   if metrics is None:  # Nothing was left to train.
     metrics = run_evaluation(state.params)
   if parallel.is_first_process():
-    evaluate.report(workdir, config, task, state.params, data, step, metrics)
+    pictures = draw(state.params)
+    evaluate.report(workdir, config, data, step, metrics, pictures)
   return metrics
 
 

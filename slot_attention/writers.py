@@ -49,6 +49,12 @@ class MetricWriter:
       )
       self._tensorboard.flush()
 
+  def write_pictures(self, step: int, pictures: Sequence[Path]) -> None:
+    """Shows PNG files, drawn after `step` updates, in TensorBoard."""
+    if self._tensorboard:
+      _write_pictures(self._tensorboard, step, pictures)
+      self._tensorboard.flush()
+
   def sync(self) -> None:
     """Returns when the lines are on the disk, also if the power fails."""
     if self._file:
@@ -90,13 +96,16 @@ class MetricWriter:
     os.replace(partial, self._path)
 
 
-def write_pictures(
+def show_run(
   workdir: Path,
   step: int,
   pictures: Sequence[Path],
   config: ml_collections.ConfigDict,
 ) -> None:
   """Shows pictures and the config of a run in TensorBoard, if it is there.
+
+  Not while the run is written to by a `MetricWriter`: TensorBoard follows the
+  newest file of a folder only.
 
   Args:
     workdir: of the run.
@@ -107,11 +116,7 @@ def write_pictures(
   tensorboard = _tensorboard(workdir)
   if not tensorboard:
     return
-  from matplotlib import image
-
-  tensorboard.write_images(
-    step, {path.stem: image.imread(path)[..., :3] for path in pictures}
-  )
+  _write_pictures(tensorboard, step, pictures)
   fields = traverse_util.flatten_dict(config.to_dict(), sep=".")
   tensorboard.write_hparams(
     {
@@ -129,3 +134,11 @@ def _tensorboard(workdir):
     logging.info("No TensorBoard files: TensorFlow is not installed.")
     return None
   return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+
+
+def _write_pictures(tensorboard, step, pictures):
+  from matplotlib import image
+
+  tensorboard.write_images(
+    step, {path.stem: image.imread(path)[..., :3] for path in pictures}
+  )

@@ -8,6 +8,7 @@ import signal
 import flax
 import jax
 import jax.numpy as jnp
+import matplotlib.image
 from ml_collections import ConfigDict
 import numpy as np
 import optax
@@ -321,6 +322,22 @@ def test_objects_are_discovered_where_there_are_no_masks(config, tmp_path):
   rows = evaluate.sweep_run(tmp_path, config)
   assert len({row["loss"] for row in rows}) > 5
   assert not (folder / "sweep.png").exists()
+
+
+def test_pictures_are_drawn_at_every_evaluation(config, tmp_path, monkeypatch):
+  drawn = []
+
+  def record(self, step, pictures):
+    drawn.append((step, [path.name for path in pictures]))
+    assert all(path.exists() for path in pictures)
+
+  monkeypatch.setattr(writers.MetricWriter, "write_pictures", record)
+  monkeypatch.setattr(
+    writers, "show_run", lambda _, step, pictures, __: record(0, step, pictures)
+  )
+  train.train(config, tmp_path)
+  names = ["slots.png", "attention.png", "curves.png"]
+  assert drawn == [(3, names), (6, names)]
 
 
 def test_the_slot_mlp_trains_in_the_same_loop(config, tmp_path):
@@ -676,12 +693,17 @@ def test_metrics_go_to_tensorboard_where_tensorflow_is(tmp_path):
   pytest.importorskip("tensorflow")
   with writers.MetricWriter(tmp_path, 0) as writer:
     writer.write(3, "train", {"loss": 0.25})
+    picture = np.full((4, 6, 3), 0.5)
+    matplotlib.image.imsave(tmp_path / "slots.png", picture)
+    writer.write_pictures(3, [tmp_path / "slots.png"])
   from tensorboard.backend.event_processing import event_accumulator
 
   events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
   events.Reload()
   (scalar,) = events.Tensors("train/loss")
-  assert scalar.step == 3
+  (shown,) = events.Tensors("slots")
+  assert scalar.step == shown.step == 3
+  assert shown.tensor_proto.string_val[:2] == [b"6", b"4"]
   assert flax.core.FrozenDict(read_lines(tmp_path)[0]) == {
     "step": 3, "split": "train", "loss": 0.25
   }  # fmt: skip
