@@ -35,3 +35,10 @@ def test_every_local_link_and_picture_is_there():
   assert len(local) > 5
   for link in local:
     assert (Path(__file__).parents[1] / link).exists(), link
+
+
+def test_every_file_that_is_named_is_there():
+  names = re.findall(r"`((?:\w+/)+\w+\.(?:py|md|json))`", README)
+  assert len(names) > 1
+  for name in names:
+    assert (Path(__file__).parents[1] / name).exists(), name
