@@ -242,11 +242,12 @@ def draw_predictions(
   """
   targets, predictions = np.asarray(targets), np.asarray(predictions)
   tables = []
-  for true, predicted in zip(targets, predictions):
+  for true, predicted, matches in zip(
+    targets, predictions, _match(predictions, targets)
+  ):
     real = np.flatnonzero(true[:, REAL_OBJECT])
     columns = {"True": [_describe(true[i], properties) for i in real]}
-    for t, objects in enumerate(predicted, 1):
-      matched = _match(objects, true)
+    for t, (objects, matched) in enumerate(zip(predicted, matches), 1):
       columns[f"t = {t}"] = [
         _describe(objects[matched[i]], properties, true[i])
         if i in matched
@@ -257,11 +258,26 @@ def draw_predictions(
   _draw_tables(path, to_picture(images), tables)
 
 
+@jax.jit
+def _match_sets(predictions, targets):
+  return losses.match(losses.matching_costs(predictions, targets))
+
+
 def _match(predictions, targets):
-  """Target to prediction, by the matching of the loss."""
-  costs = losses.matching_costs(predictions[None], targets[None])
-  rows, columns = losses.match(costs)
-  return dict(zip(np.asarray(columns)[0].tolist(), np.asarray(rows)[0]))
+  """Target to prediction by the matching of the loss, of each [B][T]."""
+  num_iterations = predictions.shape[1]
+  rows, columns = _match_sets(
+    predictions.reshape(-1, *predictions.shape[2:]),
+    np.repeat(targets, num_iterations, axis=0),
+  )
+  matches = [
+    dict(zip(column.tolist(), row.tolist()))
+    for column, row in zip(np.asarray(columns), np.asarray(rows))
+  ]
+  return [
+    matches[i : i + num_iterations]
+    for i in range(0, len(matches), num_iterations)
+  ]
 
 
 def _describe(thing, properties, true=None):
@@ -285,32 +301,30 @@ def _describe(thing, properties, true=None):
 
 def _draw_tables(path, pictures, tables):
   """One picture and the columns of words of its table below another."""
-  num_rows = [len(table["True"]) for table in tables]
-  heights = [max(1.6, 0.15 * rows + 0.3) for rows in num_rows]
-  widths = [1.6] + [2.6] * len(tables[0])
-  figure = _new_figure(sum(widths), sum(heights))
-  grid = figure.subplots(
-    len(tables),
-    len(widths),
-    squeeze=False,
-    width_ratios=widths,
-    height_ratios=heights,
-  )
-  for axes_of_row, picture, table, length in zip(
-    grid, pictures, tables, num_rows
-  ):
-    for axes in axes_of_row:
-      axes.axis("off")
-    axes_of_row[0].imshow(picture, vmin=0, vmax=1)
-    for axes, (title, rows) in zip(axes_of_row[1:], table.items()):
-      axes.set_title(title, fontsize=7, loc="left")
+  side, column, line = 1.5, 2.85, 0.15  # Inches.
+  heights = [
+    max(side, 0.25 + line * len(table["True"])) + 0.1 for table in tables
+  ]
+  figure, axes = _new_page(side + column * len(tables[0]), sum(heights))
+  top = 0.05
+  for picture, table, height in zip(pictures, tables, heights):
+    _show(axes, picture, 0.05 + side / 2, top + side / 2, side - 0.1)
+    for c, (title, rows) in enumerate(table.items()):
+      x = side + 0.1 + column * c
+      axes.text(x, top + 0.1, title, fontsize=7, va="center")
       for r, words in enumerate(rows):
-        y = 1 - (r + 1) / (length + 1)
-        place = 0
-        for word, wrong in words:
-          color = "red" if wrong else "black"
-          axes.text(place, y, word, color=color, fontsize=6, family="monospace")
-          place += (len(word) + 1) * 0.021
+        y = top + 0.3 + line * r
+        # Two texts of equal widths, each with blanks where the other has words.
+        for color, red in (("black", False), ("red", True)):
+          shown = " ".join(
+            word if wrong == red else " " * len(word) for word, wrong in words
+          )
+          if shown.strip():
+            axes.text(
+              x, y, shown, color=color, fontsize=6, family="monospace",
+              va="center",
+            )  # fmt: skip
+    top += height
   figure.savefig(path, dpi=130)
 
 
@@ -390,30 +404,68 @@ def _draw_grid(path, rows, labels):
 
   Those of slots have a border in the colour of the slot.
   """
-  num_rows, num_columns = len(rows), len(rows[0])
-  figure = _new_figure(1.1 * num_columns + 0.4, 1.1 * num_rows + 0.3)
-  grid = figure.subplots(num_rows, num_columns, squeeze=False)
-  for axes, title in zip(grid[0], rows[0]):
-    axes.set_title(title, fontsize=9)
+  pitch = 1.1  # Inches from picture to picture, whose larger side is one.
+  left, top = 0.05 + 0.25 * any(labels), 0.25
+  figure, axes = _new_page(
+    left + pitch * len(rows[0]) - 0.05, top + pitch * len(rows) - 0.05
+  )
   slots = [title for title in rows[0] if title.startswith("Slot ")]
   colors = dict(zip(slots, slot_colors(len(slots))))
-  for axes_of_row, row, label in zip(grid, rows, labels):
-    axes_of_row[0].set_ylabel(label, fontsize=8)
-    for axes, (title, picture) in zip(axes_of_row, row.items()):
-      axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="none")
-      axes.set_xticks([])
-      axes.set_yticks([])
-      for spine in axes.spines.values():
-        spine.set(visible=title in colors, color=colors.get(title), linewidth=2)
+  for c, title in enumerate(rows[0]):
+    x = left + pitch * c + 0.5
+    axes.text(x, top - 0.07, title, fontsize=9, ha="center")
+  for r, (row, label) in enumerate(zip(rows, labels)):
+    y = top + pitch * r + 0.5
+    axes.text(
+      left / 2, y, label, fontsize=8, rotation=90, ha="center", va="center"
+    )
+    for c, (title, picture) in enumerate(row.items()):
+      x = left + pitch * c + 0.5
+      _show(axes, picture, x, y, 1, border=colors.get(title))
   figure.savefig(path, dpi=110)
 
 
-def _new_figure(width, height):
+def _new_page(width, height):
+  """A figure, and axes all over it in inches from its upper left corner.
+
+  Axes for each of many pictures would take seconds to lay out.
+  """
+  figure = _new_figure(width, height, layout=None)
+  axes = figure.add_axes((0, 0, 1, 1), autoscale_on=False)
+  axes.set(xlim=(0, width), ylim=(height, 0))
+  axes.axis("off")
+  return figure, axes
+
+
+def _show(axes, picture, x, y, side, border=None):
+  """Draws a picture around a point of a page; its larger side is given."""
+  from matplotlib.patches import Rectangle
+
+  height, width = side * np.array(picture.shape[:2]) / max(picture.shape[:2])
+  left, top = x - width / 2, y - height / 2
+  axes.imshow(
+    picture,
+    extent=(left, left + width, top + height, top),
+    cmap="gray",
+    vmin=0,
+    vmax=1,
+    interpolation="none",
+    aspect="auto",
+  )
+  if border is not None:
+    axes.add_patch(
+      Rectangle(
+        (left, top), width, height, fill=False, color=border, linewidth=2
+      )
+    )
+
+
+def _new_figure(width, height, layout="constrained"):
   """A figure of a size in inches."""
   # The object interface: pyplot would open a display and keep the figures.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(width, height), layout="constrained")
+  figure = Figure(figsize=(width, height), layout=layout)
   FigureCanvasAgg(figure)
   return figure

@@ -1,6 +1,8 @@
 """Four CPU devices, cheap compilation, and no silent broadcasting of ranks."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 os.environ["XLA_FLAGS"] = (
@@ -8,17 +10,21 @@ os.environ["XLA_FLAGS"] = (
   + " --xla_force_host_platform_device_count=4"
   + " --xla_backend_optimization_level=0"
 )
+# The same small models are trained over and over, here and by the processes
+# that tests start: all of them share what is compiled.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+  atexit.register(
+    shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
+  )
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# The same small models are trained over and over.
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -68,8 +68,6 @@ def start(tmp_path, name, num_steps, log):
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": "--xla_backend_optimization_level=0",
       "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     },
     stdout=subprocess.DEVNULL,
     stderr=log,
