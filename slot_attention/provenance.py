@@ -4,7 +4,9 @@ from collections.abc import Iterable
 import datetime
 import importlib.metadata
 import os
+from pathlib import Path
 import platform
+import re
 import shlex
 import sys
 
@@ -33,5 +35,13 @@ def provenance(
 def _hardware():
   devices = jax.devices()
   if devices[0].platform == "cpu":
-    return f"{os.cpu_count()} CPU cores"
+    return f"{os.cpu_count()} CPU cores, {_processor()}"
   return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def _processor():
+  """The name of the CPU, or of its architecture where no name is known."""
+  information = Path("/proc/cpuinfo")
+  text = information.read_text() if information.exists() else ""
+  name = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+  return name[1] if name else platform.machine()

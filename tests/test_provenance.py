@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import os
 import platform
 import shlex
 import sys
@@ -19,7 +20,8 @@ def test_the_command_can_be_pasted_into_a_shell(monkeypatch):
 def test_provenance_names_date_hardware_and_versions():
   record = provenance(["jax", "numpy"])
   assert datetime.date.fromisoformat(record["date"])
-  assert "CPU cores" in record["hardware"]  # Tests run on CPUs.
+  count, processor = record["hardware"].split(" CPU cores, ")
+  assert int(count) == os.cpu_count() and processor  # Tests run on CPUs.
   assert record["versions"] == {
     "python": platform.python_version(),
     "jax": importlib.metadata.version("jax"),
