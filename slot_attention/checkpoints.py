@@ -39,6 +39,7 @@ RUN_FIELDS = (
   "checkpoint_every",
   "keep_checkpoints",
   "data_placement",
+  "steps_per_dispatch",
   "num_cpu_devices",
   "data.data_dir",
   "model.decoder.remat_chunk_size",

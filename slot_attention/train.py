@@ -195,6 +195,11 @@ def train(
   first_step, items = checkpoints.restore_newest(
     workdir, params=params, optimizer=state.optimizer
   ) or (0, {})
+  if first_step % config.steps_per_dispatch:
+    raise ValueError(
+      f"steps_per_dispatch={config.steps_per_dispatch} does not divide the"
+      f" {first_step} steps of the newest checkpoint in {workdir}"
+    )
   state = state.replace(step=jnp.int32(first_step), **items)
   _check_processes(config, first_step)
   state = parallel.replicate(state)

@@ -449,6 +449,35 @@ def test_steps_of_one_dispatch_train_as_steps_apart(config, tmp_path):
     assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
 
 
+def test_a_run_goes_on_with_other_dispatches_that_divide_its_steps(
+  config, tmp_path
+):
+  config.log_every = config.checkpoint_every = config.eval_every = 3
+  config.steps_per_dispatch = 3
+  train.train(config, tmp_path / "whole")
+  config.num_steps = 3
+  train.train(config, tmp_path / "cut")
+
+  def go_on(steps_per_dispatch):
+    every = 2 * steps_per_dispatch
+    config.update(
+      num_steps=12, steps_per_dispatch=steps_per_dispatch,
+      log_every=every, checkpoint_every=every, eval_every=every,
+    )  # fmt: skip
+    train.train(config, tmp_path / "cut")
+
+  with pytest.raises(ValueError, match="=2 does not divide the 3 steps"):
+    go_on(2)
+  go_on(1)
+  whole, cut = (
+    [line for line in read_lines(tmp_path / name) if line["step"] == 6]
+    for name in ("whole", "cut")
+  )
+  for a, b in zip(whole, cut, strict=True):
+    assert a.pop("split") == b.pop("split")
+    assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+
+
 @pytest.mark.parametrize("field", ["num_steps", "log_every", "eval_every"])
 def test_what_happens_every_so_often_fits_the_dispatches(
   config, tmp_path, field
