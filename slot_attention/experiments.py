@@ -455,6 +455,12 @@ def rows_at(experiment: Experiment, scale: str) -> list[Row]:
   return list(rows.values())
 
 
+def changed_values(row: Row, scale: str) -> dict[str, Any]:
+  """The fields that a row changes, with the values they get at a scale."""
+  config = changed(configs.load(config_name(row.config, scale)), row.changes)
+  return {field: value_of(config, field) for field in row.changes}
+
+
 def value_of(config: ConfigDict, field: str) -> Any:
   """A field of a config, by its dotted name."""
   for part in field.split("."):

@@ -42,6 +42,7 @@ from slot_attention.experiments import (
   SCALES,
   Row,
   changed,
+  changed_values,
   config_name,
   rows_at,
   value_of,
@@ -127,13 +128,7 @@ def reproduce(
       {
         "label": row.label,
         "config": config_name(row.config, scale),
-        "changes": {
-          field: value_of(
-            changed(configs.load(config_name(row.config, scale)), row.changes),
-            field,
-          )
-          for field in row.changes
-        },
+        "changes": changed_values(row, scale),
         "paper": dict(row.paper),
         "direction": row.direction,
         "seeds": {

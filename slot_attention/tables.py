@@ -15,6 +15,7 @@ from slot_attention.experiments import (
   DIRECTIONS,
   EXPERIMENTS,
   PICTURES,
+  changed_values,
   config_name,
   rows_at,
 )
@@ -382,17 +383,27 @@ def _measured(records, name, scale):
     return (
       f"[{stem}]({stem}.md), [picture]({stem}.png),"
       f" {len(record['rows'][0]['seeds'])} seeds, {record['date']},"
-      f" {record['hardware']}"
+      f" {record['hardware']}{_missing(record, experiment)}"
     )
   if seen in records:
-    wanted, has = (
-      {config_name(row.config, scale) for row in rows_at(x, scale)}
-      for x in (experiment, EXPERIMENTS[experiment.see])
-    )
-    return f"see [{seen}]({seen}.md)" + "".join(
-      f"; {config} not yet" for config in sorted(wanted - has)
-    )
+    return f"see [{seen}]({seen}.md){_missing(records[seen], experiment)}"
   return "not yet"
+
+
+def _missing(record, experiment):
+  """Names configs and rows of an experiment of which a record has no run."""
+  scale = record["scale"]
+  has = [(row["config"], row["changes"]) for row in record["rows"]]
+  configs, rows = collections.defaultdict(list), collections.defaultdict(list)
+  for row in rows_at(experiment, scale):
+    config = config_name(row.config, scale)
+    configs[config].append(row.label)
+    if (config, changed_values(row, scale)) not in has:
+      rows[config].append(row.label)
+  names = []
+  for config, labels in rows.items():
+    names += [config] if labels == configs[config] else labels
+  return "".join(f"; {name} not yet" for name in names)
 
 
 def _number(records, name, row, metric, scale):

@@ -459,3 +459,17 @@ def test_the_page_shows_what_is_measured_at_which_scale(
     "`python -m x`, 2026-01-02, y, jax not recorded, seed 3,"
     " [steps](steps.png), [steps_2](steps_2.png)\n" in page
   )
+
+
+def test_the_page_names_the_rows_and_configs_that_are_missing(tmp_path):
+  record = json.loads((RESULTS / "ablations_small.json").read_text())
+  record["rows"] = [
+    row for row in record["rows"] if row["label"] != "Update function: no GRU"
+  ]
+  (tmp_path / "ablations_small.json").write_text(json.dumps(record))
+  page = tables.page(tmp_path)
+  link = "see [ablations_small](ablations_small.md)"
+  sets = "clevr_set_prediction_small not yet"
+  assert f"| Residual MLP | not yet | {link}; {sets} |" in page
+  assert f"| Update function | not yet | {link}; no GRU not yet; {sets}" in page
+  assert "; Update function: no GRU not yet" in page
