@@ -439,19 +439,22 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def rows_at(experiment: Experiment, scale: str) -> list[Row]:
-  """The rows that exist at a scale, each once, with what they change there."""
+  """The rows that exist at a scale, with what they change there.
+
+  Of rows that become one and the same run, the last one stands.
+  """
   rows = {}
   for row in experiment.rows:
     if (name := config_name(row.config, scale)) is not None:
       before = configs.load(name)
-      after = changed(before, row.changes)
-      changes = {
-        field: change
-        for field, change in row.changes.items()
-        if value_of(after, field) != value_of(before, field)
+      values = {
+        field: value
+        for field, value in changed_values(row, scale).items()
+        if value != value_of(before, field)
       }
-      row = dataclasses.replace(row, changes=changes)
-      rows.setdefault((name, row.label), row)
+      changes = {field: row.changes[field] for field in values}
+      run = (name, *sorted(values.items()), *row.evaluation)
+      rows[run] = dataclasses.replace(row, changes=changes)
   return list(rows.values())
 
 

@@ -409,7 +409,8 @@ def _missing(record, experiment):
 def _number(records, name, row, metric, scale):
   """The cell of the page for a number of the paper at a scale."""
   config = config_name(row.config, scale)
-  if config is None:
+  exist = rows_at(EXPERIMENTS[name], scale)
+  if (row.label, row.config) not in {(x.label, x.config) for x in exist}:
     return "none"
   key = (row.label, config, metric)
   for shown in (name, EXPERIMENTS[name].see):
