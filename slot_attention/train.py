@@ -191,7 +191,6 @@ def train(
   params = task.init(init_key, data.image_shape)
   state = TrainState(jnp.int32(0), params, optimizer.init(params))
 
-  checkpoints.save_config(workdir, config)
   first_step, items = checkpoints.restore_newest(
     workdir, params=params, optimizer=state.optimizer
   ) or (0, {})
@@ -200,6 +199,7 @@ def train(
       f"steps_per_dispatch={config.steps_per_dispatch} does not divide the"
       f" {first_step} steps of the newest checkpoint in {workdir}"
     )
+  checkpoints.save_config(workdir, config)
   state = state.replace(step=jnp.int32(first_step), **items)
   _check_processes(config, first_step)
   state = parallel.replicate(state)

@@ -413,11 +413,11 @@ def test_twenty_thousand_steps_take_no_more_memory_and_files(
   save = checkpoints.save
 
   def measure_and_save(*args):
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    threads = len(list(Path("/proc/self/task").iterdir()))
     # What is held, not what Python and the C library have yet to give back.
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    files = len(list(Path("/proc/self/fd").iterdir()))
-    threads = len(list(Path("/proc/self/task").iterdir()))
     used.append((resident_bytes() / 2**20, files, threads))
     save(*args)
 

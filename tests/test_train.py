@@ -466,8 +466,10 @@ def test_a_run_goes_on_with_other_dispatches_that_divide_its_steps(
     )  # fmt: skip
     train.train(config, tmp_path / "cut")
 
+  before = (tmp_path / "cut" / "config.json").read_text()
   with pytest.raises(ValueError, match="=2 does not divide the 3 steps"):
     go_on(2)
+  assert (tmp_path / "cut" / "config.json").read_text() == before
   go_on(1)
   whole, cut = (
     [line for line in read_lines(tmp_path / name) if line["step"] == 6]
