@@ -14,7 +14,9 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from slot_attention import checkpoints, evaluate, parallel, train
+import slot_attention
+from slot_attention import parallel
+from slot_attention.training import checkpoints, evaluate, train
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Experiment, a file in configs/."
@@ -81,7 +83,7 @@ def _without_chatter(record):
   Orbax also logs, in many pages, the errors that it raises.
   """
   path = Path(record.pathname)
-  own = Path(train.__file__).parent in path.parents
+  own = Path(slot_attention.__file__).parent in path.parents
   again = {"orbax", "asyncio"} & set(path.parts)
   least = std_logging.CRITICAL if again else std_logging.WARNING
   return own or logging.level_debug() or record.levelno >= least

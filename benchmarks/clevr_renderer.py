@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from slot_attention.data import clevr, clevr_renderer, clevr_scenes
-from slot_attention.provenance import command, provenance
+from slot_attention.paper.provenance import command, provenance
 
 IMAGE_SIZE = 128
 PAIRS_SHOWN = (4, 4)  # Rows and columns of pairs.

@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks import operations
 from slot_attention import tasks
-from slot_attention.experiments import changed
+from slot_attention.paper.experiments import changed
+from slot_attention.paper.provenance import command, provenance
 from slot_attention.progress import progress_bar
-from slot_attention.provenance import command, provenance
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
 STEPS = flags.DEFINE_integer("steps", 3, "In each measurement.")

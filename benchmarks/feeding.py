@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from ml_collections import config_flags
 import numpy as np
 
-from slot_attention import parallel, tasks, train
+from slot_attention import parallel, tasks
 from slot_attention.data import batches, prepare
-from slot_attention.provenance import command, provenance
+from slot_attention.paper.provenance import command, provenance
+from slot_attention.training import train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
 STEPS = flags.DEFINE_integer("steps", 100, "In each measurement.")

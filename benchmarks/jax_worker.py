@@ -14,9 +14,10 @@ import numpy as np
 
 from benchmarks import workers
 import configs
-from slot_attention import evaluate, parallel, tasks, train
+from slot_attention import parallel, tasks
 from slot_attention.data import batches, prepare
-from slot_attention.experiments import changed
+from slot_attention.paper.experiments import changed
+from slot_attention.training import evaluate, train
 
 # A large one, for the speed that the hardware can reach.
 PRODUCT = "matrix product"

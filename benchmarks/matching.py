@@ -20,7 +20,7 @@ import optax
 import scipy.optimize
 
 from slot_attention import losses
-from slot_attention.provenance import command, provenance
+from slot_attention.paper.provenance import command, provenance
 
 
 def match_by_optax(costs):

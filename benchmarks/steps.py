@@ -29,9 +29,9 @@ import numpy as np
 from benchmarks import jax_worker, operations, workers
 import configs
 from slot_attention import tasks
-from slot_attention.experiments import changed
+from slot_attention.paper.experiments import changed
+from slot_attention.paper.provenance import command, provenance
 from slot_attention.progress import progress_bar
-from slot_attention.provenance import command, provenance
 
 CONFIGS = flags.DEFINE_list(
   "configs",

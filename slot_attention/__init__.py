@@ -1,6 +1,6 @@
 """Slot Attention (Locatello et al., NeurIPS 2020) in JAX and Flax."""
 
-from slot_attention.attention import SlotAttention, soft_k_means
-from slot_attention.models import ObjectDiscovery, SetPrediction
+from slot_attention.models.attention import SlotAttention, soft_k_means
+from slot_attention.models.slot_models import ObjectDiscovery, SetPrediction
 
 __all__ = ["ObjectDiscovery", "SetPrediction", "SlotAttention", "soft_k_means"]

@@ -24,7 +24,8 @@ import ml_collections
 from ml_collections import config_flags
 import numpy as np
 
-from slot_attention import checkpoints, tasks, train
+from slot_attention import tasks
+from slot_attention.training import checkpoints, train
 
 Variables = dict[str, np.ndarray]
 

@@ -28,7 +28,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from slot_attention import checkpoints, pretrained, tasks, visualization
+from slot_attention import pretrained, tasks, visualization
 from slot_attention.data import clevr, store
 from slot_attention.metrics import (
   CATEGORIES,
@@ -36,6 +36,7 @@ from slot_attention.metrics import (
   COORDINATES,
   REAL_OBJECT,
 )
+from slot_attention.training import checkpoints
 
 # Height and width of the images to which CLEVR's crop belongs.
 _CROPPED_SIZE = (240, 320)

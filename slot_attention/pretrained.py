@@ -30,9 +30,10 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from slot_attention import checkpoints, evaluate, parallel, tasks
+from slot_attention import parallel, tasks
+from slot_attention.checks import check_choice
 from slot_attention.data import prepare
-from slot_attention.validation import check_choice
+from slot_attention.training import checkpoints, evaluate
 
 WEIGHTS = Path(__file__).parent / "weights"
 DTYPES = ("float32", "float16")

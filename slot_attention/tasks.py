@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import ml_collections
 
 from slot_attention import losses, metrics, models, visualization
-from slot_attention.attention import SlotAttention
-from slot_attention.data import clevr
-from slot_attention.validation import (
+from slot_attention.checks import (
   check_at_least,
   check_choice,
   check_fields,
   check_section,
   check_type,
 )
+from slot_attention.data import clevr
+from slot_attention.models.attention import SlotAttention
 
 Arrays = dict[str, jax.Array]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import jax
 
 import configs
-from slot_attention import checkpoints, tasks
+from slot_attention import tasks
+from slot_attention.training import checkpoints
 
 
 def make_run(workdir: Path, name: str, **model: dict) -> Path:

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from slot_attention import checkpoints, convert, train
+from slot_attention import convert
+from slot_attention.training import checkpoints, train
 
 tf = pytest.importorskip("tensorflow")
 

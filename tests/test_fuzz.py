@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from configs import smoke
-from slot_attention import evaluate, train
+from slot_attention.training import evaluate, train
 
 NUM_CHANGES = 200
 VALUES = (

@@ -11,8 +11,8 @@ import pytest
 
 from configs import smoke as smoke_config
 from slot_attention.data import prepare, tetrominoes
-from tests.test_originals import write_records
-from tests.test_tetrominoes import GENUINE
+from tests.data.test_originals import write_records
+from tests.data.test_tetrominoes import GENUINE
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(

@@ -6,14 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from slot_attention import (
-  checkpoints,
-  evaluate,
-  parallel,
-  pretrained,
-  tasks,
-)
+from slot_attention import parallel, pretrained, tasks
 from slot_attention.data import prepare, store, tetrominoes
+from slot_attention.training import checkpoints, evaluate
 from tests.runs import make_run
 
 ORIGIN = {

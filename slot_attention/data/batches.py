@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from slot_attention import parallel
+from slot_attention.checks import check_choice
 from slot_attention.data import store
-from slot_attention.validation import check_choice
 
 PLACEMENTS = ("device", "host")
 _PREFETCH = 2

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from slot_attention.checks import check_at_least
 from slot_attention.data import clevr, clevr_renderer
-from slot_attention.validation import check_at_least
 
 CHUNK_SIZE = 100
 

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slot_attention.validation import check_choice
+from slot_attention.checks import check_choice
 
 VARIANTS = ("binarized", "colored_on_grayscale", "colored_on_colored")
 # The fewest and the most sprites of a scene.

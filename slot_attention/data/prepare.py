@@ -29,6 +29,13 @@ from ml_collections import config_flags
 import numpy as np
 
 from slot_attention import visualization
+from slot_attention.checks import (
+  check_at_least,
+  check_choice,
+  check_fields,
+  check_section,
+  check_type,
+)
 from slot_attention.data import (
   clevr,
   clevr_originals,
@@ -37,13 +44,6 @@ from slot_attention.data import (
   multi_object_records,
   store,
   tetrominoes,
-)
-from slot_attention.validation import (
-  check_at_least,
-  check_choice,
-  check_fields,
-  check_section,
-  check_type,
 )
 
 # Examples in a picture.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slot_attention.validation import check_at_least
+from slot_attention.checks import check_at_least
 
 # All 19 fixed tetrominoes in the order of the original's codes 1 to 19; rows
 # from top to bottom.

@@ -1,8 +1,8 @@
 """The paper's tables and figures, one command each.
 
-  python -m slot_attention.reproduce --list
-  python -m slot_attention.reproduce figure11 --scale=small --seeds 0 1 2
-  python -m slot_attention.reproduce --page
+  python -m slot_attention.paper.reproduce --list
+  python -m slot_attention.paper.reproduce figure11 --scale=small --seeds 0 1 2
+  python -m slot_attention.paper.reproduce --page
 
 Trains the models of `experiments.EXPERIMENTS` that are not trained yet,
 evaluates them, and writes RESULTS/NAME_SCALE.json, .csv, .md and .png: mean and
@@ -36,8 +36,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 import configs
-from slot_attention import evaluate, tables, train
-from slot_attention.experiments import (
+from slot_attention.paper import tables
+from slot_attention.paper.experiments import (
   EXPERIMENTS,
   SCALES,
   Row,
@@ -47,7 +47,8 @@ from slot_attention.experiments import (
   rows_at,
   value_of,
 )
-from slot_attention.provenance import provenance
+from slot_attention.paper.provenance import provenance
+from slot_attention.training import evaluate, train
 
 _NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
 
@@ -121,7 +122,7 @@ def reproduce(
     "experiment": name,
     "title": experiment.title,
     "scale": scale,
-    "command": f"python -m slot_attention.reproduce {name} --scale={scale}"
+    "command": f"python -m slot_attention.paper.reproduce {name} --scale={scale}"
     f" --seeds {' '.join(map(str, seeds))}" + " --finished" * only_finished,
     **_merge(list(origins.values())),
     "rows": [

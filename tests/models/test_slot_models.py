@@ -6,19 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slot_attention import models
-from slot_attention.attention import SlotAttention
+from slot_attention.models import slot_models
+from slot_attention.models.attention import SlotAttention
 
 B, H, W, C, K, D = 2, 12, 16, 3, 5, 8
 
 RNGS = {"params": jax.random.key(0), "slots": jax.random.key(1)}
 
 
-def small_discovery(**decoder) -> models.ObjectDiscovery:
-  return models.ObjectDiscovery(
-    encoder=models.Encoder(features=(6, 7), strides=(1, 1), mlp_size=9),
+def small_discovery(**decoder) -> slot_models.ObjectDiscovery:
+  return slot_models.ObjectDiscovery(
+    encoder=slot_models.Encoder(features=(6, 7), strides=(1, 1), mlp_size=9),
     slot_attention=SlotAttention(num_slots=K, slot_size=D, mlp_hidden_size=10),
-    decoder=models.SpatialBroadcastDecoder(
+    decoder=slot_models.SpatialBroadcastDecoder(
       **{
         "broadcast_size": (H, W),
         "features": (6, 7),
@@ -62,10 +62,10 @@ def encoder_parameters(size):
 
 
 def test_parameters_of_clevr_object_discovery_counted_by_hand():
-  module = models.ObjectDiscovery(
-    encoder=models.Encoder(),
+  module = slot_models.ObjectDiscovery(
+    encoder=slot_models.Encoder(),
     slot_attention=SlotAttention(num_slots=7),
-    decoder=models.SpatialBroadcastDecoder(),
+    decoder=slot_models.SpatialBroadcastDecoder(),
   )
   decoder = dense(4, 64) + 5 * conv(5, 64, 64) + conv(3, 64, 4)
   by_hand = encoder_parameters(64) + attention_parameters(64) + decoder
@@ -74,10 +74,10 @@ def test_parameters_of_clevr_object_discovery_counted_by_hand():
 
 
 def test_parameters_of_small_object_discovery_counted_by_hand():
-  module = models.ObjectDiscovery(
-    encoder=models.Encoder(features=(32,) * 4, mlp_size=32),
+  module = slot_models.ObjectDiscovery(
+    encoder=slot_models.Encoder(features=(32,) * 4, mlp_size=32),
     slot_attention=SlotAttention(num_slots=4),
-    decoder=models.SpatialBroadcastDecoder(
+    decoder=slot_models.SpatialBroadcastDecoder(
       broadcast_size=(35, 35), features=(32,) * 3, strides=(1,) * 3
     ),
   )
@@ -90,10 +90,10 @@ def test_parameters_of_small_object_discovery_counted_by_hand():
 
 
 def test_parameters_of_set_prediction_counted_by_hand():
-  module = models.SetPrediction(
-    encoder=models.Encoder(strides=(1, 2, 2, 1)),
+  module = slot_models.SetPrediction(
+    encoder=slot_models.Encoder(strides=(1, 2, 2, 1)),
     slot_attention=SlotAttention(num_slots=10),
-    classifier=models.SetPredictor(),
+    classifier=slot_models.SetPredictor(),
   )
   classifier = dense(64, 64) + dense(64, 19)
   by_hand = encoder_parameters(64) + attention_parameters(64) + classifier
@@ -103,10 +103,10 @@ def test_parameters_of_set_prediction_counted_by_hand():
 
 def test_parameters_of_the_slot_mlp_baselines_counted_by_hand():
   inputs = 16 * 16 * 64
-  prediction = models.SlotMLP(num_slots=10)
+  prediction = slot_models.SlotMLP(num_slots=10)
   by_hand = dense(inputs, 512) + dense(512, 512) + dense(512, 640)
   assert count(prediction, (32, 32, 64)) == by_hand
-  discovery = models.SlotMLP(
+  discovery = slot_models.SlotMLP(
     num_slots=7, hidden_sizes=(512, 1024, 1024), slot_mlp_sizes=(64, 64)
   )
   by_hand = dense(inputs, 512) + dense(512, 1024) + dense(1024, 1024)
@@ -145,10 +145,10 @@ def test_decoding_slots_of_the_last_iteration_gives_the_reconstruction():
 
 
 def test_set_prediction_returns_what_it_documents():
-  module = models.SetPrediction(
-    encoder=models.Encoder(features=(6, 7), strides=(1, 2), mlp_size=9),
+  module = slot_models.SetPrediction(
+    encoder=slot_models.Encoder(features=(6, 7), strides=(1, 2), mlp_size=9),
     slot_attention=SlotAttention(num_slots=K, slot_size=D),
-    classifier=models.SetPredictor(num_outputs=19, hidden_size=11),
+    classifier=slot_models.SetPredictor(num_outputs=19, hidden_size=11),
   )
   images = jax.random.uniform(jax.random.key(2), (B, H, W, C), minval=-1)
   outputs, _ = jax.jit(module.init_with_output)(RNGS, images)
@@ -171,7 +171,7 @@ def test_more_slots_at_test_time_pass_through_the_whole_model():
 
 def test_slot_mlp_stands_in_for_slot_attention_with_fixed_k():
   module = small_discovery().clone(
-    slot_attention=models.SlotMLP(
+    slot_attention=slot_models.SlotMLP(
       num_slots=K, slot_size=D, hidden_sizes=(20,), slot_mlp_sizes=(9, D)
     )
   )
@@ -184,7 +184,7 @@ def test_slot_mlp_stands_in_for_slot_attention_with_fixed_k():
 
 
 def test_position_grid_measures_the_distance_to_each_border():
-  grid = models.position_grid(3, 5)
+  grid = slot_models.position_grid(3, 5)
   assert grid.shape == (1, 3, 5, 4)
   np.testing.assert_allclose(grid[0, 0, 0], [0, 0, 1, 1])
   np.testing.assert_allclose(grid[0, 2, 1], [1, 0.25, 0, 0.75])
@@ -193,7 +193,7 @@ def test_position_grid_measures_the_distance_to_each_border():
 def test_without_position_embedding_the_inputs_do_not_know_their_place():
   images = jnp.full((1, H, W, C), 0.3)
   for use, spread in ((True, True), (False, False)):
-    encoder = models.Encoder(
+    encoder = slot_models.Encoder(
       features=(6,), strides=(1,), use_position_embedding=use
     )
     features, _ = encoder.init_with_output(RNGS, images)
@@ -202,7 +202,7 @@ def test_without_position_embedding_the_inputs_do_not_know_their_place():
 
 
 def test_transposed_convolutions_grow_the_grid_to_the_image():
-  decoder = models.SpatialBroadcastDecoder(
+  decoder = slot_models.SpatialBroadcastDecoder(
     broadcast_size=(3, 4), features=(5, 6), strides=(2, 2)
   )
   assert decoder.image_shape == (12, 16, 3)
@@ -212,9 +212,9 @@ def test_transposed_convolutions_grow_the_grid_to_the_image():
 
 def test_the_decoder_takes_the_shortcut_only_where_it_fits(monkeypatch):
   calls = []
-  shortcut = models.convolve_broadcast
+  shortcut = slot_models.convolve_broadcast
   monkeypatch.setattr(
-    models,
+    slot_models,
     "convolve_broadcast",
     lambda *args: calls.append(1) or shortcut(*args),
   )
@@ -225,7 +225,7 @@ def test_the_decoder_takes_the_shortcut_only_where_it_fits(monkeypatch):
     ({"broadcast_size": (5, 8), "features": (6,), "strides": (1,)}, 0),
   ):
     calls.clear()
-    models.SpatialBroadcastDecoder(**fields).init(RNGS, slots)
+    slot_models.SpatialBroadcastDecoder(**fields).init(RNGS, slots)
     assert len(calls) == expected
 
 
@@ -277,7 +277,7 @@ def test_rematerialised_chunks_need_less_memory():
 )
 def test_gradients_need_no_inputs_of_relu(monkeypatch):
   needed = memory_of_gradient()
-  monkeypatch.setattr(models, "relu", nn.relu)
+  monkeypatch.setattr(slot_models, "relu", nn.relu)
   assert needed < 0.8 * memory_of_gradient()
 
 
@@ -285,4 +285,4 @@ def test_images_that_do_not_fit_the_decoder_are_refused():
   with pytest.raises(ValueError, match="images of 12x18x3 .* draws 12x16x3"):
     small_discovery().init(RNGS, jnp.zeros((B, H, W + 2, C)))
   with pytest.raises(ValueError, match="one entry for each convolution"):
-    models.Encoder(features=(3, 4), strides=(1,))
+    slot_models.Encoder(features=(3, 4), strides=(1,))

@@ -11,7 +11,7 @@ from benchmarks.clevr_renderer import read_reference
 from slot_attention.data import clevr, clevr_renderer, clevr_scenes
 
 # Scenes of the public generator, where they lie beside the repository.
-RERENDERED = Path(__file__).parents[2] / "shared/data/clevr_rerendered"
+RERENDERED = Path(__file__).parents[3] / "shared/data/clevr_rerendered"
 needs_rerendered = pytest.mark.skipif(
   not RERENDERED.exists(), reason="scenes of the public generator are not here"
 )

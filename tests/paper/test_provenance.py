@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 
-from slot_attention.provenance import command, provenance
+from slot_attention.paper.provenance import command, provenance
 
 
 def test_the_command_can_be_pasted_into_a_shell(monkeypatch):

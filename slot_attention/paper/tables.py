@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from slot_attention import visualization
-from slot_attention.experiments import (
+from slot_attention.paper.experiments import (
   DIRECTIONS,
   EXPERIMENTS,
   PICTURES,
@@ -354,13 +354,13 @@ def page(results: Path) -> str:
 
 _PAGE = """# What was measured
 
-Written by `python -m slot_attention.reproduce --page` from the JSON files in
+Written by `python -m slot_attention.paper.reproduce --page` from the JSON files in
 this folder.
 
 ## The paper's tables and figures
 
-`python -m slot_attention.reproduce NAME` measures them; the last ones are drawn
-by `python -m slot_attention.figures --workdir=RUN`. The paper's scale has the
+`python -m slot_attention.paper.reproduce NAME` measures them; the last ones are drawn
+by `python -m slot_attention.paper.figures --workdir=RUN`. The paper's scale has the
 paper's data, models and steps; the small one `configs/quickstart.py` and
 `configs/clevr_set_prediction_small.py` in their place, and none where these
 cannot stand for them.

@@ -18,10 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slot_attention import checkpoints, evaluate, tasks, train
+from slot_attention import tasks
 from slot_attention.data import batches, prepare
+from slot_attention.training import checkpoints, evaluate, train
 from tests.test_main import ROOT, check_error, smoke
-from tests.test_train import assert_equal_trees, make_config, read_lines
+from tests.training.test_train import (
+  assert_equal_trees,
+  make_config,
+  read_lines,
+)
 
 # Of tensorstore, when it cannot write or read; main.py hides them.
 pytestmark = pytest.mark.filterwarnings(

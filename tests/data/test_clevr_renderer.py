@@ -12,7 +12,7 @@ from slot_attention.data import clevr, clevr_renderer, clevr_scenes
 
 # Scenes drawn by Blender, where they lie beside the repository.
 REFERENCE = (
-  Path(__file__).parents[2] / "shared/data/clevr_rerendered/with_masks"
+  Path(__file__).parents[3] / "shared/data/clevr_rerendered/with_masks"
 )
 needs_reference = pytest.mark.skipif(
   not REFERENCE.exists(), reason="scenes drawn by Blender are not here"

@@ -38,7 +38,7 @@ GENUINE_PIXELS = (
 )
 # The records themselves, where they lie beside the repository.
 GENUINE_RECORDS = (
-  Path(__file__).parents[2] / "shared/data/tetrominoes_mini.tfrecords"
+  Path(__file__).parents[3] / "shared/data/tetrominoes_mini.tfrecords"
 )
 
 

@@ -1,7 +1,7 @@
 """The paper's pictures of what slots hold and attend to, from any run.
 
-  python -m slot_attention.figures --workdir=runs/quickstart
-  python -m slot_attention.figures --pretrained=quickstart --to=figures
+  python -m slot_attention.paper.figures --workdir=runs/quickstart
+  python -m slot_attention.paper.figures --pretrained=quickstart --to=figures
 
 Of object discovery Figures 3a (slots), 3b (attention after each iteration), 3c
 (reconstructions after each iteration), 4 (slots without their masks) and 20 (as
@@ -18,13 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from slot_attention import (
-  checkpoints,
-  pretrained,
-  tasks,
-  visualization,
-)
+from slot_attention import pretrained, tasks, visualization
 from slot_attention.data import clevr, prepare
+from slot_attention.training import checkpoints
 
 # Figure 20 has 11 slots instead of 7, and five iterations.
 _MORE_SLOTS = 4
@@ -146,7 +142,7 @@ def _examples(run, count, *, more=False):
 def main(arguments: Sequence[str]) -> None:
   """The command line; see the top of this file."""
   parser = argparse.ArgumentParser(
-    prog="python -m slot_attention.figures", description=__doc__,
+    prog="python -m slot_attention.paper.figures", description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )  # fmt: skip
   source = parser.add_mutually_exclusive_group(required=True)

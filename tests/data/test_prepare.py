@@ -12,7 +12,7 @@ from slot_attention.data import prepare, store
 
 CONFIGS = sorted(
   path.stem
-  for path in (Path(__file__).parents[1] / "configs").glob("*.py")
+  for path in (Path(__file__).parents[2] / "configs").glob("*.py")
   if path.stem not in ("__init__", "smoke", "slot_mlp")
 )
 

@@ -10,20 +10,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from slot_attention.attention import (
+from slot_attention.checks import check_at_least
+from slot_attention.models.attention import (
   MLP,
   Dense,
   LayerNorm,
   SlotAttention,
 )
-from slot_attention.convolutions import (
+from slot_attention.models.convolutions import (
   Conv,
   ConvTranspose,
   convolve_broadcast,
   relu,
   sum_of_broadcast,
 )
-from slot_attention.validation import check_at_least
 
 
 def position_grid(height: int, width: int) -> jax.Array:

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from slot_attention.validation import check_at_least, check_choice
+from slot_attention.checks import check_at_least, check_choice
 
 AGGREGATIONS = ("weighted_mean", "weighted_sum", "weighted_sum_layer_norm")
 SOFTMAX_AXES = ("slots", "inputs")

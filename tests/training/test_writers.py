@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from slot_attention import checkpoints, evaluate
+from slot_attention.training import checkpoints, evaluate
 from tests.runs import make_run
 
 

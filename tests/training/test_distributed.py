@@ -15,10 +15,11 @@ import jax
 import numpy as np
 import pytest
 
-from slot_attention import evaluate, parallel, tasks, train
+from slot_attention import parallel, tasks
 from slot_attention.data import prepare
+from slot_attention.training import evaluate, train
 from tests.test_main import ROOT, check_error, smoke
-from tests.test_train import (
+from tests.training.test_train import (
   make_config,
   read_lines,
   sets_of_objects,
@@ -134,7 +135,7 @@ def test_processes_and_devices_give_the_same_numbers_and_checkpoints(
   processes = [
     start(
       "-c",
-      "from tests import test_distributed\n"
+      "from tests.training import test_distributed\n"
       f"test_distributed.work({address!r}, {process_id}, *{paths})",
     )
     for process_id in range(2)

@@ -5,7 +5,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from slot_attention import checkpoints, figures, pretrained, tasks
+from slot_attention import pretrained, tasks
+from slot_attention.paper import figures
+from slot_attention.training import checkpoints
 from tests.runs import make_run
 from tests.test_metrics import random_sets
 

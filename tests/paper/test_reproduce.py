@@ -9,15 +9,10 @@ import numpy as np
 import pytest
 
 import configs
-from slot_attention import (
-  evaluate,
-  experiments,
-  reproduce,
-  tables,
-  tasks,
-  train,
-)
-from slot_attention.experiments import EXPERIMENTS, Experiment, Row
+from slot_attention import tasks
+from slot_attention.paper import experiments, reproduce, tables
+from slot_attention.paper.experiments import EXPERIMENTS, Experiment, Row
+from slot_attention.training import evaluate, train
 
 ROWS = [
   pytest.param(row, id=f"{name}-{row.label}-{row.config}")
@@ -422,13 +417,13 @@ def test_where_and_when_runs_were_made_stays_with_them(
   assert result["versions"]["python"] == here["versions"]["python"]
 
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_the_page_of_the_results_is_up_to_date():
   page = (RESULTS / "README.md").read_text()
   assert page == tables.page(RESULTS), (
-    "run python -m slot_attention.reproduce --page"
+    "run python -m slot_attention.paper.reproduce --page"
   )
   for link in re.findall(r"\]\(([^)]+)\)", page):
     assert (RESULTS / link).exists(), link

@@ -19,7 +19,7 @@ import pytest
 from slot_attention.data import clevr, clevr_originals, multi_object_records
 from slot_attention.data.multi_object_records import FORMATS
 
-SHARED = Path(__file__).parents[2] / "shared/data"
+SHARED = Path(__file__).parents[3] / "shared/data"
 RERENDERED = SHARED / "clevr_rerendered"
 
 

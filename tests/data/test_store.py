@@ -186,7 +186,7 @@ def test_a_killed_preparation_leaves_nothing_that_would_be_accepted(
   script = textwrap.dedent(f"""
     import pathlib, time
     import numpy as np
-    from tests import test_store
+    from tests.data import test_store
     images = np.load({str(tmp_path / "images.npy")!r})
     def make_chunks(chunks):
       for arrays in test_store.chunks_of(images)(chunks):

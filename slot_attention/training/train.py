@@ -17,16 +17,17 @@ import ml_collections
 import numpy as np
 import optax
 
-from slot_attention import checkpoints, evaluate, parallel, tasks, writers
-from slot_attention.data import batches, prepare
-from slot_attention.progress import progress_bar
-from slot_attention.validation import (
+from slot_attention import parallel, tasks
+from slot_attention.checks import (
   check_at_least,
   check_choice,
   check_fields,
   check_section,
   check_type,
 )
+from slot_attention.data import batches, prepare
+from slot_attention.progress import progress_bar
+from slot_attention.training import checkpoints, evaluate, writers
 
 _SECTIONS = ("data", "model", "loss")
 # Every other field of a config but the task: type and least value.

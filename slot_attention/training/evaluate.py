@@ -11,15 +11,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from slot_attention import (
-  checkpoints,
-  parallel,
-  tasks,
-  visualization,
-  writers,
-)
+from slot_attention import parallel, tasks, visualization
 from slot_attention.data import batches, prepare, store
 from slot_attention.progress import progress_bar
+from slot_attention.training import checkpoints, writers
 
 # Evaluation noise is fixed: the initial slots of an example are the same in
 # every evaluation of every run.

@@ -14,17 +14,11 @@ import numpy as np
 import optax
 import pytest
 
-from slot_attention import (
-  checkpoints,
-  evaluate,
-  parallel,
-  tasks,
-  train,
-  writers,
-)
+from slot_attention import parallel, tasks
 from slot_attention.data import batches, prepare
+from slot_attention.training import checkpoints, evaluate, train, writers
+from tests.data.test_originals import write_split
 from tests.test_metrics import random_sets
-from tests.test_originals import write_split
 
 
 def make_config(data_dir, task="object_discovery") -> ConfigDict:

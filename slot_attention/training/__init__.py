@@ -1,0 +1,1 @@
+"""One loop for every task: training, evaluation, and a run on the disk."""
