@@ -21,8 +21,9 @@ import numpy as np
 
 from benchmarks import operations
 from slot_attention import tasks
-from slot_attention.paper.experiments import changed
+from slot_attention.data import datasets
 from slot_attention.paper.provenance import command, provenance
+from slot_attention.paper.rows import changed
 from slot_attention.progress import progress_bar
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
@@ -63,7 +64,7 @@ def compile_case(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
   """A function without arguments that does a step, and what XLA knows of it."""
   gradient, _, shapes = operations.gradient_of_step(config)
   task = tasks.make_task(config)
-  image_shape = tasks.image_shape(config)
+  image_shape = datasets.image_shape(config.data)
   params = task.init(jax.random.key(0), image_shape)
   batch = {
     name: jax.random.randint(jax.random.key(1), x.shape, 0, 255).astype(x.dtype)

@@ -19,9 +19,9 @@ from ml_collections import config_flags
 import numpy as np
 
 from slot_attention import parallel, tasks
-from slot_attention.data import batches, prepare
+from slot_attention.data import batches, loading
 from slot_attention.paper.provenance import command, provenance
-from slot_attention.training import train
+from slot_attention.training import optimizers, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
 STEPS = flags.DEFINE_integer("steps", 100, "In each measurement.")
@@ -32,8 +32,8 @@ OUTPUT = flags.DEFINE_string("output", "", "JSON file to write.")
 def make_measurements(config, dispatches):
   """Functions by name that do these batches or steps, and wait for them."""
   task = tasks.make_task(config)
-  data = prepare.load(config.data)
-  optimizer = train.make_optimizer(lambda step: 1e-4, config.max_grad_norm)
+  data = loading.load(config.data)
+  optimizer = optimizers.make_optimizer(lambda step: 1e-4, config.max_grad_norm)
   params = task.init(jax.random.key(0), data.image_shape)
   state = [
     parallel.replicate(

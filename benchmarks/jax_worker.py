@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks import workers
 import configs
 from slot_attention import parallel, tasks
-from slot_attention.data import batches, prepare
-from slot_attention.paper.experiments import changed
-from slot_attention.training import evaluate, train
+from slot_attention.data import batches, loading
+from slot_attention.paper.rows import changed
+from slot_attention.training import evaluate, optimizers, train
 
 # A large one, for the speed that the hardware can reach.
 PRODUCT = "matrix product"
@@ -36,8 +36,8 @@ def make(
   config = changed(config, specification["changes"])
   config.compute_dtype = specification["precision"]
   task = tasks.make_task(config)
-  data = prepare.load(config.data)
-  optimizer = train.make_optimizer(
+  data = loading.load(config.data)
+  optimizer = optimizers.make_optimizer(
     lambda step: specification["learning_rate"], config.max_grad_norm
   )
   params = task.init(jax.random.key(0), data.image_shape)

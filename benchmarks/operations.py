@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from slot_attention import tasks
-from slot_attention.data import clevr
+from slot_attention.data import clevr, datasets
 
 
 def gradient_of_step(
@@ -17,7 +17,7 @@ def gradient_of_step(
 ) -> tuple[Callable[..., Any], Any, dict[str, jax.ShapeDtypeStruct]]:
   """A step's loss with gradients, and the shapes of parameters and batch."""
   task = tasks.make_task(config)
-  image_shape = tasks.image_shape(config)
+  image_shape = datasets.image_shape(config.data)
   objects = (config.batch_size, config.data.max_objects, clevr.TARGET_SIZE)
   batch = {
     "images": jax.ShapeDtypeStruct(

@@ -29,8 +29,9 @@ import numpy as np
 from benchmarks import jax_worker, operations, workers
 import configs
 from slot_attention import tasks
-from slot_attention.paper.experiments import changed
+from slot_attention.data import datasets
 from slot_attention.paper.provenance import command, provenance
+from slot_attention.paper.rows import changed
 from slot_attention.progress import progress_bar
 
 CONFIGS = flags.DEFINE_list(
@@ -88,7 +89,7 @@ def make_specification(name: str) -> dict[str, Any]:
     "config": name,
     "changes": changes,
     "model": config.model.to_dict(),
-    "image_shape": tasks.image_shape(config),
+    "image_shape": datasets.image_shape(config.data),
     "batch_size": batch_size,
     "max_objects": config.data.max_objects,
     "learning_rate": config.learning_rate,

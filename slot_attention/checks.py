@@ -1,25 +1,35 @@
-"""Errors that name the field, the value, and what it may be."""
+"""Checks of values: every error names the field, the value and the choices."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
+import difflib
 import math
 import typing
 from typing import Any
 
 
-def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
-  """Raises a ValueError that names the field, its value and the choices."""
+def check_choice(field: str, value: str, choices: Collection[str]) -> None:
+  """Raises a ValueError unless `value` is one of `choices`."""
   if value not in choices:
     raise ValueError(f"{field}={value!r} is not one of {', '.join(choices)}")
 
 
+def check_at_least(
+  field: str, value: float | Sequence[float], minimum: float
+) -> None:
+  """Raises a ValueError if `value`, or any part of it, is below `minimum`."""
+  values = value if isinstance(value, Sequence) else (value,)
+  if any(x < minimum for x in values):
+    raise ValueError(f"{field}={value} must be at least {minimum}")
+
+
 def check_type(field: str, value: Any, kind: Any) -> None:
-  """Raises a ValueError unless a config's value has the type of its field.
+  """Raises a ValueError unless `value` has the type of its field.
 
   Args:
     field: its name.
     value: what the config says.
     kind: int, float, str, bool, or a tuple as in tuple[int, int],
-      tuple[int, ...], and Sequence[int], which is the same.
+      tuple[int, ...], and Sequence[int], which means the same.
 
   Raises:
     ValueError: also for an int of more than 32 bits and a float that is not
@@ -43,31 +53,46 @@ def check_type(field: str, value: Any, kind: Any) -> None:
       raise ValueError(f"{field}={value} must be finite")
 
 
-def check_at_least(
-  field: str, value: float | Sequence[float], minimum: float
+def check_section(
+  name: str,
+  section: Any,
+  types: Mapping[str, Any],
+  optional: Collection[str] = (),
 ) -> None:
-  """Raises a ValueError unless `value`, or all of it, is at least `minimum`."""
-  values = value if isinstance(value, Sequence) else (value,)
-  if any(x < minimum for x in values):
-    raise ValueError(f"{field}={value} must be at least {minimum}")
+  """Raises a ValueError unless a section has its fields, each of its type.
 
-
-def check_section(field: str, value: Any) -> None:
-  """Raises a ValueError unless `value` has fields of its own."""
-  if not hasattr(value, "keys"):
-    raise ValueError(f"{field}={value!r} must be a section with fields")
-
-
-def check_fields(
-  section: str,
-  given: Iterable[str],
-  expected: Iterable[str],
-  optional: Iterable[str] = (),
-) -> None:
-  """Raises a ValueError that names missing and unknown fields of a section."""
-  given, expected = set(given), set(expected)
-  unknown = given - expected - set(optional)
-  problems = [f"{name} is missing" for name in sorted(expected - given)]
-  problems += [f"{name} is unknown" for name in sorted(unknown)]
+  Args:
+    name: of the section, for example "config.data".
+    section: what the config has in its place.
+    types: the type of every field; None for a field that is itself a section.
+    optional: fields that the section may leave out.
+  """
+  if not hasattr(section, "keys"):
+    raise ValueError(f"{name}={section!r} must be a section with fields")
+  given = set(section.keys())
+  problems = [
+    f"{field} is missing" for field in sorted({*types} - given - {*optional})
+  ]
+  problems += [
+    f"{field} is unknown{nearest(field, types)}"
+    for field in sorted(given - {*types})
+  ]
   if problems:
-    raise ValueError(f"{section}: {', '.join(problems)}")
+    raise ValueError(f"{name}: {', '.join(problems)}")
+  # A field is named as on the command line, without the leading "config.".
+  prefix = f"{name}.".removeprefix("config.")
+  for field, kind in types.items():
+    if field not in given:
+      continue
+    if kind is not None:
+      check_type(f"{prefix}{field}", section[field], kind)
+    elif not hasattr(section[field], "keys"):
+      raise ValueError(
+        f"{prefix}{field}={section[field]!r} must be a section with fields"
+      )
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+  """The end of a message: " (did you mean ...?)", or nothing."""
+  similar = difflib.get_close_matches(name, names, n=1)
+  return f" (did you mean {similar[0]}?)" if similar else ""

@@ -11,21 +11,19 @@ run that is trained on starts its learning rate anew.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-import importlib
 from pathlib import Path
 import re
-import sys
 from typing import Any
 
-from absl import flags
 from flax import traverse_util
 import jax
 import ml_collections
-from ml_collections import config_flags
 import numpy as np
 
-from slot_attention import tasks
-from slot_attention.training import checkpoints, train
+import configs
+from slot_attention import command, tasks, validation
+from slot_attention.data import datasets
+from slot_attention.training import checkpoints, optimizers, runs
 
 Variables = dict[str, np.ndarray]
 
@@ -128,22 +126,46 @@ def _names(paths: Iterable[str]) -> dict[str, str]:
   return names
 
 
+def find_official(path: Path) -> Path:
+  """The newest official checkpoint that a path stands for.
+
+  Args:
+    path: of a checkpoint, with or without its ending .index or .data-*, or of
+      the folder that holds it.
+
+  Returns:
+    The path without its ending.
+
+  Raises:
+    ValueError: if there is no checkpoint.
+  """
+  if path.is_dir():
+    found = [index.with_suffix("") for index in path.glob("*.index")]
+    if found:
+      # ckpt-500 is newer than ckpt-60.
+      return max(found, key=lambda x: [*map(int, re.findall(r"\d+", x.name))])
+  stem = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name)
+  checkpoint = path.with_name(stem)
+  if not checkpoint.with_name(f"{stem}.index").exists():
+    raise ValueError(
+      f"--from={path} is neither the folder of a run (no config.json) nor a"
+      f" TensorFlow checkpoint (no {stem}.index), nor a folder that holds one"
+    )
+  return checkpoint
+
+
 def read_official(path: Path) -> Variables:
   """All variables of a TensorFlow checkpoint, by name.
 
   Args:
-    path: without .index or .data-*.
+    path: see `find_official`.
 
   Raises:
-    ValueError: if it is not there or damaged.
+    ValueError: if it is missing or damaged.
     ImportError: without TensorFlow.
   """
+  path = find_official(path)
   tf = _tensorflow()
-  if not path.with_name(f"{path.name}.index").exists():
-    raise ValueError(
-      f"--from={path} is neither the folder of a run (no config.json) nor a"
-      f" TensorFlow checkpoint (no {path.name}.index beside it)"
-    )
   try:
     reader = tf.train.load_checkpoint(str(path))
     return {
@@ -203,7 +225,7 @@ def import_run(
   """Makes the folder of a run from an official checkpoint.
 
   Args:
-    source: the checkpoint, without .index or .data-*.
+    source: the checkpoint, see `find_official`.
     workdir: to be made.
     config: of the run; that of the published model if left out.
 
@@ -214,17 +236,16 @@ def import_run(
   variables = read_official(source)
   if config is None:
     config = _published_config(variables)
-  train.check_config(config)
+  config = validation.checked(config)
   task = tasks.make_task(config)
   if workdir.exists() and any(workdir.iterdir()):
     raise ValueError(f"--to={workdir} is not empty; choose another folder")
-  like = jax.eval_shape(
-    lambda key: task.init(key, tasks.image_shape(config)), jax.random.key(0)
-  )
+  shape = datasets.image_shape(config.data)
+  like = jax.eval_shape(lambda key: task.init(key, shape), jax.random.key(0))
   params = from_official(variables, like)
-  optimizer = train.make_optimizer(lambda step: 0.0, config.max_grad_norm)
-  checkpoints.check_workdir(workdir, config)
-  checkpoints.save_config(workdir, config)
+  optimizer = optimizers.make_optimizer(lambda step: 0.0, config.max_grad_norm)
+  runs.claim(workdir, config)
+  runs.save_config(workdir, config)
   with checkpoints.open_checkpoints(workdir, keep=1, newest=0) as manager:
     step = int(variables.get(_STEP, 0))
     checkpoints.save(manager, step, params, optimizer.init(params))
@@ -241,7 +262,7 @@ def export_run(workdir: Path, target: Path) -> None:
     ValueError: if there is no run, it has parts that the official code has not,
       or the target exists.
   """
-  run = checkpoints.load_run(workdir)
+  run = runs.load(workdir)
   if target.with_name(f"{target.name}.index").exists():
     raise ValueError(f"--to={target} exists already; choose another name")
   variables = to_official(run.params)
@@ -249,51 +270,45 @@ def export_run(workdir: Path, target: Path) -> None:
 
 
 def _published_config(variables):
+  """The config of the published checkpoint that has these variables.
+
+  Object discovery was trained on CLEVR v1.0, which has no masks.
+  """
   for part, name in _CONFIGS.items():
     if any(variable.startswith(f"{_PREFIX}{part}/") for variable in variables):
-      try:
-        return importlib.import_module(f"configs.{name}").get_config()
-      except ModuleNotFoundError as error:
-        raise ValueError(
-          f"give the run's config: --config=configs/{name}.py or one like it"
-        ) from error
+      config = configs.load(name)
+      config.data = configs.load("clevr_set_prediction").data
+      if "decoder" in config.model:
+        config.data.max_objects = 6
+        config.data.preprocessing.crop = True
+        config.data.num_eval = 320
+      return config
   raise ValueError(
     f"none of its variables begins with {_PREFIX} and"
     f" {' or '.join(_CONFIGS)}: this is no checkpoint of the official code"
   )
 
 
-def main(argv: Sequence[str]) -> None:
-  """The command line; see the top of this file."""
-  options = flags.FlagValues()
-  flags.DEFINE_string(
-    "from", None, "A run's folder or a checkpoint.", flag_values=options
+def main(arguments: Sequence[str]) -> None:
+  """The command; see the top of this file."""
+  flags = command.Flags(__doc__)
+  flags.define_string("from", None, "An official checkpoint or a run.")
+  flags.define_string(
+    "to", None, "The run's folder, or the official checkpoint, to write."
   )
-  flags.DEFINE_string(
-    "to", None, "A checkpoint or a run's folder.", flag_values=options
+  flags.define_config(
+    arguments, "The run to make; default: that of the published model."
   )
-  config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Of the run to make; else that of the published model.",
-    flag_values=options,
-  )
-  flags.mark_flags_as_required(["from", "to"], flag_values=options)
-  options(argv)
-  source, target = Path(options["from"].value), Path(options.to)
+  flags.parse(arguments)
+  if not (flags["from"].value and flags.to):
+    raise command.UsageError("give both --from and --to")
+  source, target = Path(flags["from"].value), Path(flags.to)
   if (source / "config.json").exists():
     export_run(source, target)
   else:
-    import_run(source, target, options.config)
+    import_run(source, target, flags.config)
   print(f"{source} -> {target}")
 
 
-def _run(argv):
-  try:
-    main(argv)
-  except (ValueError, OSError, ImportError, flags.Error) as error:
-    sys.exit(f"error: {' '.join(str(error).split())}")
-
-
 if __name__ == "__main__":
-  _run(sys.argv)
+  command.run(main)

@@ -83,15 +83,6 @@ def mean_over_devices(tree: Any) -> Any:
   return jax.lax.pmean(tree, _AXIS)
 
 
-def check_divisible(field: str, batch_size: int) -> None:
-  """Raises a ValueError unless the devices can share a batch equally."""
-  if batch_size < 1 or batch_size % num_devices():
-    raise ValueError(
-      f"{field}={batch_size} is not a multiple of the {num_devices()} devices"
-      " that share a batch"
-    )
-
-
 def own_part(array: np.ndarray) -> np.ndarray:
   """This process' part of [B, ...]."""
   size = len(array) // jax.process_count()

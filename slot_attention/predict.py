@@ -15,11 +15,9 @@ as in training. Into TO/NAME of every image it writes
 This is what a model says that has only seen the images of its training.
 """
 
-import argparse
 from collections.abc import Sequence
 import json
 from pathlib import Path
-import sys
 from typing import Any
 
 import jax
@@ -28,15 +26,14 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from slot_attention import pretrained, tasks, visualization
-from slot_attention.data import clevr, store
+from slot_attention import command, pretrained, tasks, visualization
+from slot_attention.data import clevr, datasets, store
 from slot_attention.metrics import (
   CATEGORIES,
   COORDINATE_RANGE,
   COORDINATES,
   REAL_OBJECT,
 )
-from slot_attention.training import checkpoints
 
 # Height and width of the images to which CLEVR's crop belongs.
 _CROPPED_SIZE = (240, 320)
@@ -97,7 +94,7 @@ def frame(
   Returns:
     A batch of images, uint8, and example_ids; see `tasks.normalize`.
   """
-  height, width, channels = tasks.image_shape(config)
+  height, width, channels = datasets.image_shape(config.data)
   if height != width:
     raise ValueError(f"the model draws {height}x{width}, which is no square")
   framed = []
@@ -204,34 +201,23 @@ def write(
 
 
 def main(arguments: Sequence[str]) -> None:
-  """The command line; see the top of this file."""
-  parser = argparse.ArgumentParser(
-    prog="python -m slot_attention.predict",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-  source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument("--workdir", type=Path, help="of the run")
-  source.add_argument("--pretrained", metavar="NAME", help="shipped weights")
-  parser.add_argument(
-    "--to", type=Path, default=Path("predictions"), help="folder to write to"
-  )
-  parser.add_argument("--num_slots", type=int, help="K, if not the run's")
-  parser.add_argument("--num_iterations", type=int, help="T, if not the run's")
-  options = parser.parse_args(arguments)
-  names = [path.stem for path in options.images]
+  """The command; see the top of this file."""
+  flags = command.Flags(__doc__, arguments="IMAGE...")
+  flags.define_run()
+  flags.define_string("to", "predictions", "Folder to write to.")
+  flags.define_slots_and_iterations()
+  paths = list(map(Path, flags.parse(arguments)))
+  if not paths:
+    raise command.UsageError("give the files of one or more images")
+  names = [path.stem for path in paths]
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
-    raise ValueError(
+    raise command.UsageError(
       f"several images are called {', '.join(twice)}: they would go into the"
       " same folder"
     )
-  images = [read_image(path) for path in options.images]
-  if options.pretrained:
-    run = pretrained.load(options.pretrained)
-  else:
-    run = checkpoints.load_run(options.workdir)
+  images = [read_image(path) for path in paths]
+  run = pretrained.load_any(flags.workdir, flags.pretrained)
 
   @jax.jit
   def apply(params, batch):
@@ -239,23 +225,17 @@ def main(arguments: Sequence[str]) -> None:
       params,
       batch,
       jax.random.key(0),
-      num_slots=options.num_slots,
-      num_iterations=options.num_iterations,
+      num_slots=flags.num_slots,
+      num_iterations=flags.num_iterations,
     )
 
   for name, image in zip(names, images):
     batch = tasks.normalize(frame(run.config, [image]))
     outputs = jax.device_get(apply(run.params, batch))
-    write(options.to / name, run.config, image, batch, outputs)
-    print(options.to / name)
-
-
-def _run():
-  try:
-    main(sys.argv[1:])
-  except (ValueError, OSError) as error:
-    sys.exit(f"error: {' '.join(str(error).split())}")
+    folder = Path(flags.to, name)
+    write(folder, run.config, image, batch, outputs)
+    print(folder)
 
 
 if __name__ == "__main__":
-  _run()
+  command.run(main)

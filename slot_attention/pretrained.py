@@ -21,19 +21,17 @@ import datetime
 import json
 from pathlib import Path
 import platform
-import sys
 from typing import Any
 
-from absl import flags
 import flax
 from flax import traverse_util
 import jax
 import numpy as np
 
-from slot_attention import parallel, tasks
+from slot_attention import command, parallel, tasks
 from slot_attention.checks import check_choice
-from slot_attention.data import prepare
-from slot_attention.training import checkpoints, evaluate
+from slot_attention.data import loading
+from slot_attention.training import evaluate, runs
 
 WEIGHTS = Path(__file__).parent / "weights"
 DTYPES = ("float32", "float16")
@@ -47,20 +45,25 @@ def names() -> list[str]:
   return sorted(path.parent.name for path in WEIGHTS.glob("*/card.json"))
 
 
-def load(name: str) -> checkpoints.Run:
-  """Loads weights as `checkpoints.load_run` loads a run.
+def load(name: str) -> runs.Run:
+  """Loads weights as `runs.load` loads a run.
 
   Raises:
     ValueError: if there are none of this name.
   """
   folder = _folder(name)
-  config = checkpoints.load_config(folder)
+  config = runs.load_config(folder)
   flat = _read(folder / "params.npz")
   params = traverse_util.unflatten_dict(
     {path: x.astype(np.float32) for path, x in flat.items()}, sep="/"
   )
   step = load_card(name)["training"]["steps"]
-  return checkpoints.Run(config, tasks.make_task(config), params, step)
+  return runs.Run(config, tasks.make_task(config), params, step)
+
+
+def load_any(workdir: str | None, name: str | None) -> runs.Run:
+  """Loads the run in a folder or, without a folder, weights by their name."""
+  return runs.load(workdir) if workdir else load(name)
 
 
 def load_examples(name: str) -> dict[str, np.ndarray]:
@@ -115,11 +118,11 @@ def export(
   """
   check_choice("dtype", dtype, DTYPES)
   datetime.date.fromisoformat(date)
-  run = checkpoints.load_run(workdir)
-  data = prepare.load(run.config.data)
+  run = runs.load(workdir)
+  data = loading.load(run.config.data)
   split = data.splits["eval"]
   folder.mkdir(parents=True, exist_ok=True)
-  checkpoints.save_config(folder, run.config)
+  runs.save_config(folder, run.config)
   stored = jax.tree.map(lambda x: np.asarray(x, dtype), run.params)
   path = folder / "params.npz"
   np.savez_compressed(path, **traverse_util.flatten_dict(stored, sep="/"))
@@ -194,42 +197,35 @@ def _print(card):
     print(f"  {metric:<12} {value:.4f}")
 
 
-def main(argv: Sequence[str]) -> None:
-  """The command line; see the top of this file."""
-  options = flags.FlagValues()
-  for name, default, text in (
-    ("export", None, "Name of the weights to write; without it, list them."),
-    ("workdir", None, "Of the run to export."),
-    ("command", None, "That trained it."),
-    ("hardware", None, "It was trained on, and for how long."),
-    ("date", None, "On which it was trained, YYYY-MM-DD."),
-    ("dtype", "float32", "In which to store it; float16 is half as large."),
-    ("to", str(WEIGHTS), "Folder of the weights."),
-  ):
-    flags.DEFINE_string(name, default, text, flag_values=options)
-  options(argv)
-  if options.export is None:
+def main(arguments: Sequence[str]) -> None:
+  """The command; see the top of this file."""
+  flags = command.Flags(__doc__)
+  flags.define_string(
+    "export", None, "Name of the weights to write; without it, list them."
+  )
+  flags.define_string("workdir", None, "Folder of the run to export.")
+  flags.define_string("command", None, "The command that trained it.")
+  flags.define_string(
+    "hardware", None, "What it was trained on, and for how long."
+  )
+  flags.define_string("date", None, "When it was trained, as YYYY-MM-DD.")
+  flags.define_choice(
+    "dtype", "float32", DTYPES, "How to store it; float16 is half as large."
+  )
+  flags.define_string("to", str(WEIGHTS), "Folder of all weights.")
+  flags.parse(arguments)
+  if flags.export is None:
     for name in names():
       _print(load_card(name))
     return
-  given = {
-    name: options[name].value for name in ("command", "hardware", "date")
-  }
-  missing = [
-    k for k, v in {"workdir": options.workdir, **given}.items() if not v
-  ]
+  origin = {name: flags[name].value for name in ("command", "hardware", "date")}
+  given = {"workdir": flags.workdir, **origin}
+  missing = [f"--{name}" for name, value in given.items() if not value]
   if missing:
-    raise ValueError(f"--export also needs --{', --'.join(missing)}")
-  folder = Path(options.to, options.export)
-  _print(export(Path(options.workdir), folder, dtype=options.dtype, **given))
-
-
-def _run(argv):
-  try:
-    main(argv)
-  except (ValueError, OSError, flags.Error) as error:
-    sys.exit(f"error: {' '.join(str(error).split())}")
+    raise command.UsageError(f"--export also needs {', '.join(missing)}")
+  folder = Path(flags.to, flags.export)
+  _print(export(Path(flags.workdir), folder, dtype=flags.dtype, **origin))
 
 
 if __name__ == "__main__":
-  _run(sys.argv)
+  command.run(main)

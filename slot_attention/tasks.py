@@ -1,9 +1,11 @@
-"""The paper's two tasks: a model, its loss, its metrics, its pictures.
+"""The paper's two tasks: a model, its loss, its metrics and its pictures.
 
-A new task is one more function here and an entry in `TASKS`.
+This is the only file that knows them all. A new task, or a new model with a
+loss of its own, is one more function here and one more line of `TASKS`; a new
+module for a part of a model is one more line of `PARTS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import inspect
 from pathlib import Path
@@ -19,25 +21,20 @@ from slot_attention import losses, metrics, models, visualization
 from slot_attention.checks import (
   check_at_least,
   check_choice,
-  check_fields,
   check_section,
-  check_type,
+  nearest,
 )
 from slot_attention.data import clevr
-from slot_attention.models.attention import SlotAttention
 
 Arrays = dict[str, jax.Array]
-
-COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What train.py and evaluate.py need to know of a task.
+  """What training and evaluation need to know of a task.
 
   Attributes:
     model: takes images [B, H, W, C] in [-1, 1], returns a dict of outputs.
-    needs: array of a data set without which the task cannot be done.
     loss: outputs and normalised batch to the loss of every example, [B].
     measure: outputs and normalised batch to the arrays [B, ...] from which
       metrics are computed.
@@ -45,16 +42,21 @@ class Task:
       collection.
     draw: writes pictures of outputs and normalised batch into a folder and
       returns their paths.
+    image_shape: height, width and channels of the images that the model draws;
+      None if it draws none and takes images of any size.
+    num_outputs: numbers by which the model describes an object; 0 if it
+      describes none and needs no targets.
     compute_dtype: in which encoder and decoder compute; Slot Attention itself,
       normalisation statistics, alpha masks and losses stay in float32.
   """
 
   model: nn.Module
-  needs: str
   loss: Callable[[Arrays, Arrays], jax.Array]
   measure: Callable[[Arrays, Arrays], Arrays]
   metrics: Callable[[Arrays], clu_metrics.Collection]
   draw: Callable[[Path, Arrays, Arrays], list[Path]]
+  image_shape: tuple[int, int, int] | None = None
+  num_outputs: int = 0
   compute_dtype: str = "float32"
 
   def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
@@ -71,9 +73,9 @@ class Task:
 
     Args:
       params: of the model.
-      batch: see `normalize`.
+      batch: see `normalize`. If it has no example_ids, they are 0 .. B-1.
       key: of the initial slots' noise, beside each example's id.
-      **kwargs: num_slots, num_iterations, slots: see `SlotAttention`.
+      **kwargs: num_slots, num_iterations, slots, noise: see `SlotAttention`.
     """
     params = {
       module: jax.tree.map(lambda x: x.astype(self.compute_dtype), tree)
@@ -84,7 +86,7 @@ class Task:
     return self.model.apply(
       {"params": params},
       batch["images"].astype(self.compute_dtype),
-      example_ids=batch["example_ids"],
+      example_ids=batch.get("example_ids"),
       rngs={"slots": key},
       **kwargs,
     )
@@ -96,16 +98,8 @@ def normalize(batch: Arrays) -> Arrays:
   return {**batch, "images": (images / 255 - 0.5) * 2}
 
 
-def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
-  """Height, width and channels of the images that a config's model takes."""
-  if "decoder" in config.model:
-    return make_task(config).model.decoder.image_shape
-  size = config.data.preprocessing.image_size  # Only CLEVR has targets.
-  return size, size, 1 if config.data.grayscale else 3
-
-
 def object_discovery(
-  model: ml_collections.ConfigDict, *, max_objects: int
+  model: models.ObjectDiscovery, *, max_objects: int
 ) -> Task:
   """Reconstruct the image slot by slot (Section 4.1)."""
 
@@ -134,21 +128,17 @@ def object_discovery(
     return [path, *_draw_attention(folder, outputs, batch)]
 
   return Task(
-    model=models.ObjectDiscovery(
-      encoder=_build(models.Encoder, model, "encoder"),
-      slot_attention=_build_slot_attention(model),
-      decoder=_build(models.SpatialBroadcastDecoder, model, "decoder"),
-    ),
-    needs="images",
+    model=model,
     loss=loss,
     measure=measure,
     metrics=collect,
     draw=draw,
+    image_shape=model.decoder.image_shape,
   )
 
 
 def set_prediction(
-  model: ml_collections.ConfigDict,
+  model: models.SetPrediction,
   *,
   max_objects: int,
   use_all_iterations: bool,
@@ -157,17 +147,20 @@ def set_prediction(
   """Predict the properties of all objects (Section 4.2).
 
   Args:
-    model: the config's section.
+    model: to train.
     max_objects: in an image.
-    use_all_iterations: whether the loss is the mean of those after every
-      iteration, and not that after the last one (Figure 23).
+    use_all_iterations: whether the loss is the mean of the losses after every
+      iteration, and not the loss after the last one (Figure 23).
     coordinate_scale: see `losses.hungarian_huber_loss`.
+
+  Raises:
+    ValueError: for options that cannot be used with this model.
   """
-  if use_all_iterations and "slot_mlp" in model:
+  if use_all_iterations and isinstance(model.slot_attention, models.SlotMLP):
     raise ValueError(
-      "config.loss.use_all_iterations=True: the Slot MLP has no iterations"
+      "loss.use_all_iterations=True: the Slot MLP has no iterations"
     )
-  check_at_least("config.loss.coordinate_scale", coordinate_scale, 0)
+  check_at_least("loss.coordinate_scale", coordinate_scale, 0)
 
   def loss(outputs, batch):
     def loss_of(predictions):
@@ -216,70 +209,132 @@ def set_prediction(
     return [path, *_draw_attention(folder, outputs, batch)]
 
   return Task(
-    model=models.SetPrediction(
-      encoder=_build(models.Encoder, model, "encoder"),
-      slot_attention=_build_slot_attention(model),
-      classifier=_build(models.SetPredictor, model, "classifier"),
-    ),
-    needs="targets",
+    model=model,
     loss=loss,
     measure=measure,
     metrics=collect,
     draw=draw,
+    num_outputs=model.classifier.num_outputs,
   )
 
 
-TASKS = {
-  "object_discovery": object_discovery,
-  "set_prediction": set_prediction,
+# By the name in config.task: the model, and the function that makes the task of
+# it. The keyword arguments of the function, but max_objects, are the options in
+# config.loss.
+TASKS: dict[str, tuple[type[nn.Module], Callable[..., Task]]] = {
+  "object_discovery": (models.ObjectDiscovery, object_discovery),
+  "set_prediction": (models.SetPrediction, set_prediction),
+}
+
+# The modules that can be each part of a model, by the name of their section in
+# config.model. A config has one section for each part of its model.
+PARTS: dict[str, dict[str, type[nn.Module]]] = {
+  "encoder": {"encoder": models.Encoder},
+  "slot_attention": {
+    "slot_attention": models.SlotAttention,
+    "slot_mlp": models.SlotMLP,
+  },
+  "decoder": {"decoder": models.SpatialBroadcastDecoder},
+  "classifier": {"classifier": models.SetPredictor},
 }
 
 
-def make_task(config: ml_collections.ConfigDict) -> Task:
-  """The task that a config describes.
+def check_task(config: ml_collections.ConfigDict) -> None:
+  """Checks the fields of config.task, config.loss and config.model.
 
   Raises:
-    ValueError: if there is no such task, or a field of config.loss or of
-      config.model is missing, unknown or out of range.
+    ValueError: if there is no such task, or a field is missing, unknown or of
+      the wrong type. `make_task` raises those for values out of range.
   """
-  check_choice("task", config.task, tuple(TASKS))
-  make = TASKS[config.task]
-  if "max_objects" not in config.data:
-    raise ValueError("config.data: max_objects is missing")
-  check_type("data.max_objects", config.data.max_objects, int)
-  options = dict(inspect.signature(make).parameters)
-  del options["model"], options["max_objects"]
-  check_fields("config.loss", config.loss, options)
-  for name, option in options.items():
-    check_type(f"config.loss.{name}", config.loss[name], option.annotation)
-  check_choice("compute_dtype", config.compute_dtype, COMPUTE_DTYPES)
-  task = make(config.model, max_objects=config.data.max_objects, **config.loss)
+  check_choice("task", config.task, TASKS)
+  check_section("config.loss", config.loss, _loss_options(config.task))
+  sections = _sections(config)
+  for name in sorted(set(config.model) - {name for name, _ in sections}):
+    known = [section for options in PARTS.values() for section in options]
+    raise ValueError(f"config.model: {name} is unknown{nearest(name, known)}")
+  for name, module in sections:
+    fields = _fields(module)
+    check_section(
+      f"config.model.{name}",
+      config.model[name],
+      {field.name: field.type for field in fields},
+      optional=_defaults(module),
+    )
+
+
+def with_defaults(model: ml_collections.ConfigDict, task: str) -> dict:
+  """The sections of config.model with every field, in that order.
+
+  A field that a config leaves out, for example since the run is older than the
+  field, has the default of its module.
+  """
+  config = ml_collections.ConfigDict({"task": task, "model": model})
+  return {
+    name: {**_defaults(module), **model[name]}
+    for name, module in _sections(config)
+  }
+
+
+def make_task(config: ml_collections.ConfigDict) -> Task:
+  """The task that a config describes, whose fields `check_task` has checked.
+
+  Raises:
+    ValueError: for a value out of range.
+  """
+  model, make = TASKS[config.task]
+  parts = {}
+  for part, (section, module) in zip(_parts(model), _sections(config)):
+    try:
+      parts[part] = module(**config.model[section])
+    except ValueError as error:
+      raise ValueError(f"model.{section}.{error}") from error
+  task = make(
+    model(**parts), max_objects=config.data.max_objects, **config.loss
+  )
   return dataclasses.replace(task, compute_dtype=config.compute_dtype)
 
 
-def _build_slot_attention(model):
-  """Slot Attention, or the Slot MLP where the config has that instead."""
-  if "slot_mlp" in model:
-    return _build(models.SlotMLP, model, "slot_mlp")
-  return _build(SlotAttention, model, "slot_attention")
+def _loss_options(task):
+  """The types of a task's options in config.loss, by name."""
+  _, make = TASKS[task]
+  _, *options = inspect.signature(make).parameters.values()
+  return {x.name: x.annotation for x in options if x.name != "max_objects"}
 
 
-def _build(module, model, section):
-  if section not in model:
-    raise ValueError(f"config.model has no section {section}")
-  check_section(f"config.model.{section}", model[section])
-  types = {
-    field.name: field.type
+def _sections(config):
+  """Name and module of the section that a config has for each part."""
+  model, _ = TASKS[config.task]
+  sections = []
+  for part in _parts(model):
+    given = [name for name in PARTS[part] if name in config.model]
+    if len(given) != 1:
+      problem = f"{' and '.join(given)} exclude each other"
+      if not given:
+        problem = f"{' or '.join(PARTS[part])} is missing"
+      raise ValueError(f"config.model: {problem}")
+    sections.append((given[0], PARTS[part][given[0]]))
+  return sections
+
+
+def _fields(module):
+  """The fields of a linen module that a config gives it."""
+  return [
+    field
     for field in dataclasses.fields(module)
     if field.init and field.name not in ("parent", "name")
+  ]
+
+
+def _parts(model):
+  return [field.name for field in _fields(model)]
+
+
+def _defaults(module) -> Mapping[str, Any]:
+  return {
+    field.name: field.default
+    for field in _fields(module)
+    if field.default is not dataclasses.MISSING
   }
-  check_fields(f"config.model.{section}", model[section], types)
-  for name, kind in types.items():
-    check_type(f"config.model.{section}.{name}", model[section][name], kind)
-  try:
-    return module(**model[section])
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"config.model.{section}.{error}") from error
 
 
 def _draw_attention(folder, outputs, batch):

@@ -21,7 +21,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+from ml_collections import ConfigDict
 import pytest
+
+from slot_attention.data import datasets
+from tests.runs import make_config, sets_of_objects
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -32,3 +36,35 @@ def _forget_compiled_functions():
   """Or a process would come to hold more of them than it may map."""
   yield
   jax.clear_caches()
+
+
+@pytest.fixture(name="data_dir", scope="session")
+def _data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(name="config")
+def _config(data_dir):
+  return make_config(data_dir)
+
+
+@pytest.fixture(name="set_config")
+def _set_config(data_dir, monkeypatch):
+  monkeypatch.setitem(
+    datasets.DATA_SETS,
+    "sets",
+    datasets.DataSet(
+      (12, 12, 3),
+      5,
+      18,
+      24,
+      has_targets=True,
+      generate=sets_of_objects,
+      chunk_size=24,
+    ),
+  )
+  config = make_config(data_dir, "set_prediction")
+  config.data.name = "sets"
+  config.data.max_objects = 5
+  config.data.procedural = ConfigDict({"seed": 0})
+  return config

@@ -1,12 +1,140 @@
-"""Runs that nobody trained, for tests of what is done with a run."""
+"""Configs and runs that several tests share."""
 
+import json
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
+import numpy as np
 
 import configs
 from slot_attention import tasks
-from slot_attention.training import checkpoints
+from slot_attention.data import datasets
+from slot_attention.training import (
+  checkpoints,
+  runs,
+)
+from tests.test_metrics import random_sets
+
+
+def make_config(data_dir, task="object_discovery") -> ConfigDict:
+  config = ConfigDict(
+    {
+      "task": task,
+      "loss": {},
+      "seed": 0,
+      "batch_size": 4,
+      "num_steps": 6,
+      "learning_rate": 1e-2,
+      "warmup_steps": 2,
+      "decay_rate": 0.5,
+      "decay_steps": 10,
+      "max_grad_norm": 0.0,
+      "max_minutes": 0.0,
+      "log_every": 2,
+      "eval_every": 3,
+      "eval_batch_size": 4,
+      "checkpoint_every": 3,
+      "keep_checkpoints": 2,
+      "data_placement": "device",
+      "steps_per_dispatch": 1,
+      "compute_dtype": "float32",
+      "num_cpu_devices": 4,
+      "data": {
+        "name": "tetrominoes",
+        "source": "procedural",
+        "path": "",
+        "data_dir": str(data_dir),
+        "num_examples": 24,
+        "num_train": 18,
+        "num_eval": 6,
+        "max_objects": 3,
+        "grayscale": False,
+        "preprocessing": {},
+        "procedural": {"seed": 0, "image_size": 12, "block_size": 2},
+      },
+      "model": {
+        "encoder": {
+          "features": (5,),
+          "strides": (2,),
+          "kernel_size": 3,
+          "mlp_size": 6,
+          "use_position_embedding": True,
+        },
+        "slot_attention": {
+          "num_slots": 4,
+          "num_iterations": 2,
+          "slot_size": 8,
+          "mlp_hidden_size": 7,
+          "epsilon": 1e-8,
+          "epsilon_place": "attention",
+          "aggregation": "weighted_mean",
+          "softmax_axis": "slots",
+          "update": "gru",
+          "use_layer_norm": True,
+          "use_projections": True,
+          "temperature": "sqrt_d",
+          "slot_init": "shared",
+        },
+      },
+    }
+  )
+  if task == "object_discovery":
+    config.model.decoder = ConfigDict(
+      {
+        "broadcast_size": (12, 12),
+        "features": (5,),
+        "strides": (1,),
+        "kernel_size": 3,
+        "channels": 3,
+        "remat_chunk_size": 0,
+      }
+    )
+  else:
+    config.loss = {"use_all_iterations": False, "coordinate_scale": 1.0}
+    config.model.classifier = ConfigDict({"num_outputs": 19, "hidden_size": 9})
+  return config
+
+
+def read_lines(workdir):
+  return [
+    json.loads(line)
+    for line in (workdir / "metrics.jsonl").read_text().splitlines()
+  ]
+
+
+def assert_equal_trees(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def sets_of_objects(chunk, *, seed):
+  """A chunk of random images with random sets of up to five objects."""
+  rng = np.random.default_rng([seed, chunk])
+  _, targets = random_sets(rng, 24, 5, 5, 0.0)
+  return {
+    "images": rng.integers(0, 256, (24, 12, 12, 3), dtype=np.uint8),
+    "segments": rng.integers(0, 6, (24, 12, 12), dtype=np.uint8),
+    "targets": targets.astype(np.float32),
+  }
+
+
+def use_slot_mlp(config):
+  del config.model.slot_attention
+  config.model.slot_mlp = ConfigDict(
+    {
+      "num_slots": 5,
+      "slot_size": 8,
+      "hidden_sizes": (9,),
+      "slot_mlp_sizes": (),
+      "grid_size": 4,
+    }
+  )
+
+
+def final_state(workdir, step):
+  run = runs.load(workdir)
+  assert run.step == step
+  return run.params
 
 
 def make_run(workdir: Path, name: str, **model: dict) -> Path:
@@ -21,9 +149,9 @@ def make_run(workdir: Path, name: str, **model: dict) -> Path:
   config.data.data_dir = str(workdir.parent / "data")
   config.model.update(model)
   task = tasks.make_task(config)
-  params = task.init(jax.random.key(0), tasks.image_shape(config))
+  params = task.init(jax.random.key(0), datasets.image_shape(config.data))
   workdir.mkdir()
-  checkpoints.save_config(workdir, config)
+  runs.save_config(workdir, config)
   with checkpoints.open_checkpoints(workdir, keep=1, newest=0) as manager:
     checkpoints.save(manager, 3, params, optimizer=params)
   return workdir

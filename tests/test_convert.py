@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from slot_attention import convert
-from slot_attention.training import checkpoints, train
+from slot_attention.training import checkpoints, optimizers, runs
 
 tf = pytest.importorskip("tensorflow")
 
@@ -237,7 +237,7 @@ def test_a_converted_checkpoint_computes_what_the_official_code_computes(
   converted,
 ):
   task, variables, folder = converted
-  run = checkpoints.load_run(folder / "run")
+  run = runs.load(folder / "run")
   assert run.config.task == task and run.step == 499_999
   rng = np.random.default_rng(1)
   image = rng.uniform(-1, 1, (128, 128, 3))
@@ -259,9 +259,9 @@ def test_a_converted_checkpoint_computes_what_the_official_code_computes(
 
 def test_a_converted_run_can_be_trained_on(converted):
   _, _, folder = converted
-  run = checkpoints.load_run(folder / "run")
+  run = runs.load(folder / "run")
   schedule = optax.constant_schedule(1e-4)
-  optimizer = train.make_optimizer(schedule, run.config.max_grad_norm)
+  optimizer = optimizers.make_optimizer(schedule, run.config.max_grad_norm)
   step, items = checkpoints.restore_newest(
     folder / "run", params=run.params, optimizer=optimizer.init(run.params)
   )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import smoke as smoke_config
-from slot_attention.data import prepare, tetrominoes
+from slot_attention.data import loading, tetrominoes
 from tests.data.test_originals import write_records
 from tests.data.test_tetrominoes import GENUINE
 
@@ -84,6 +84,7 @@ def test_a_run_is_evaluated_again_and_goes_on(tmp_path):
 def test_training_needs_neither_tensorflow_nor_the_network(tmp_path):
   """Matplotlib is only imported to draw the pictures at the end."""
   prelude = """
+from slot_attention.data import loading
 import socket, sys
 def no_network(*_):
   raise OSError("no network")
@@ -203,7 +204,7 @@ def test_bad_values_end_in_one_message_and_code_1(tmp_path, arguments, words):
 def test_damaged_data_ends_in_one_message_and_nothing_is_lost(tmp_path):
   config = smoke_config.get_config("quickstart")
   config.data.data_dir = str(tmp_path / "data")
-  path = prepare.prepare(config.data) / "images.npy"
+  path = loading.prepare(config.data) / "images.npy"
   damaged = bytearray(path.read_bytes())
   damaged[-1] ^= 1
   path.write_bytes(damaged)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from slot_attention import parallel, pretrained, tasks
-from slot_attention.data import prepare, store, tetrominoes
-from slot_attention.training import checkpoints, evaluate
+from slot_attention.data import datasets, loading, store, tetrominoes
+from slot_attention.training import checkpoints, evaluate, runs
 from tests.runs import make_run
 
 ORIGIN = {
@@ -21,7 +21,7 @@ ORIGIN = {
 @pytest.mark.parametrize("name", pretrained.names())
 def test_shipped_weights_fit_their_config_and_are_not_fresh(name):
   run = pretrained.load(name)
-  shape = tasks.image_shape(run.config)
+  shape = datasets.image_shape(run.config.data)
   checkpoints.check_fit(run.params, run.task, shape)
   batch = tasks.normalize(pretrained.load_examples(name))
   assert batch["images"].shape[1:] == shape
@@ -84,7 +84,7 @@ def test_what_is_exported_is_evaluated_and_loaded(
       *(f"--{k}={v}" for k, v in ORIGIN.items()),
     ]
   )
-  run, loaded = checkpoints.load_run(workdir), pretrained.load("mine")
+  run, loaded = runs.load(workdir), pretrained.load("mine")
   assert loaded.config == run.config and loaded.step == run.step
   tolerance = {"float32": 0, "float16": 1e-3}[dtype]
   jax.tree.map(
@@ -99,7 +99,7 @@ def test_what_is_exported_is_evaluated_and_loaded(
   assert f"{card['evaluation']['metrics']['loss']:.4f}" in printed
   measure = evaluate.make_evaluator(
     run.task,
-    prepare.load(run.config.data).splits["eval"],
+    loading.load(run.config.data).splits["eval"],
     batch_size=8,
     placement="host",
   )

@@ -71,15 +71,9 @@ def sample(
     Scenes whose places from `num_objects` on are zero.
 
   Raises:
-    ValueError: for a seed or numbers of objects that cannot be.
+    ValueError: for numbers of objects that cannot be.
   """
-  check_at_least("seed", seed, 0)
-  check_at_least("min_objects", min_objects, 1)
-  if not min_objects <= max_objects <= clevr.MAX_OBJECTS:
-    raise ValueError(
-      f"max_objects={max_objects} must be from min_objects={min_objects} to"
-      f" {clevr.MAX_OBJECTS}"
-    )
+  _check_num_objects(min_objects, max_objects)
   done, pending, attempt = {}, list(numbers), 0
   while pending:
     scenes = [
@@ -128,13 +122,7 @@ def generate(
     segments: uint8 [N, S, S], 0 for the ground, m + 1 for object m;
     targets: float32 [N, M, 19], see `clevr.encode_targets`; an object outside
       the image has targets like any other.
-
-  Raises:
-    ValueError: for an option that cannot be.
   """
-  check_at_least("chunk", chunk, 0)
-  check_at_least("image_size", image_size, 1)
-  check_at_least("samples", samples, 1)
   scenes = sample(
     range(chunk * CHUNK_SIZE, (chunk + 1) * CHUNK_SIZE),
     seed=seed,
@@ -148,6 +136,30 @@ def generate(
   is_object = np.arange(clevr.MAX_OBJECTS) < scenes.num_objects[:, None]
   targets = clevr.encode_targets(scenes.coords, scenes.classes, is_object)
   return {"images": images, "segments": segments, "targets": targets}
+
+
+def check_options(
+  *,
+  crop: bool = False,
+  image_size: int = 128,
+  samples: int = 9,
+  min_objects: int = 3,
+  max_objects: int = clevr.MAX_OBJECTS,
+) -> None:
+  """Raises a ValueError for options that `generate` cannot use."""
+  del crop  # Both values can be used.
+  check_at_least("image_size", image_size, 1)
+  check_at_least("samples", samples, 1)
+  _check_num_objects(min_objects, max_objects)
+
+
+def _check_num_objects(min_objects, max_objects):
+  check_at_least("min_objects", min_objects, 1)
+  if not min_objects <= max_objects <= clevr.MAX_OBJECTS:
+    raise ValueError(
+      f"max_objects={max_objects} must be from min_objects={min_objects} to"
+      f" {clevr.MAX_OBJECTS}"
+    )
 
 
 def annotations(

@@ -273,15 +273,22 @@ def _chunks(examples):
     yield {key: np.stack([e[key] for e in chunk]) for key in chunk[0]}
 
 
-def _examples(path, name, start, stop):
+def check_tensorflow() -> None:
+  """Raises an ImportError unless TensorFlow, which reads records, is there."""
   try:
-    from google.protobuf.message import DecodeError
-    import tensorflow as tf
+    import tensorflow  # noqa: F401
   except ImportError as error:
     raise ImportError(
       "reading original TFRecords needs TensorFlow: pip install -r"
       " requirements.txt"
     ) from error
+
+
+def _examples(path, name, start, stop):
+  check_tensorflow()
+  from google.protobuf.message import DecodeError
+  import tensorflow as tf
+
   records = tf.data.TFRecordDataset(str(path), compression_type="GZIP")
   records = records.skip(start).take(stop - start)
   num_read = 0

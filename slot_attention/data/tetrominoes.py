@@ -206,8 +206,6 @@ def generate(
   They depend on (seed, chunk) and the options alone, which are those of
   `sample` and `render`.
   """
-  if not 0 <= background <= 255:
-    raise ValueError(f"background={background} must be from 0 to 255")
   scenes = sample(
     np.random.default_rng([seed, chunk]),
     CHUNK_SIZE,
@@ -224,6 +222,16 @@ def generate(
     block_size=block_size,
     background=background,
   )
+
+
+def check_options(*, background: int = 0, **options) -> None:
+  """Raises a ValueError for options that `generate` cannot use.
+
+  Draws one scene, to see whether the pieces find room.
+  """
+  if not 0 <= background <= 255:
+    raise ValueError(f"background={background} must be from 0 to 255")
+  sample(np.random.default_rng(0), 1, **options)
 
 
 def _overlap(shapes, positions, block_size, min_gap):

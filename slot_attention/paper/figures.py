@@ -9,18 +9,16 @@ Of object discovery Figures 3a (slots), 3b (attention after each iteration), 3c
 that the data set has); of set prediction Table 2 and Figure 6 (attention).
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-import sys
 from typing import Any
 
 import jax
 import numpy as np
 
-from slot_attention import pretrained, tasks, visualization
-from slot_attention.data import clevr, prepare
-from slot_attention.training import checkpoints
+from slot_attention import command, pretrained, tasks, visualization
+from slot_attention.data import clevr, datasets, loading
+from slot_attention.training import runs
 
 # Figure 20 has 11 slots instead of 7, and five iterations.
 _MORE_SLOTS = 4
@@ -28,7 +26,7 @@ _MORE_ITERATIONS = 5
 
 
 def draw(
-  run: checkpoints.Run,
+  run: runs.Run,
   batch: dict[str, Any],
   folder: Path,
   *,
@@ -70,7 +68,7 @@ def draw(
 
 
 def decode(
-  run: checkpoints.Run, outputs: dict[str, jax.Array]
+  run: runs.Run, outputs: dict[str, jax.Array]
 ) -> list[dict[str, jax.Array]]:
   """What object discovery decodes from the slots after each iteration.
 
@@ -90,9 +88,7 @@ def decode(
   return [decode(slots[:, t]) for t in range(1, slots.shape[1])]
 
 
-def draw_more(
-  run: checkpoints.Run, batch: dict[str, Any], folder: Path
-) -> list[Path]:
+def draw_more(run: runs.Run, batch: dict[str, Any], folder: Path) -> list[Path]:
   """Draws Figure 20: more objects, slots and iterations than in training.
 
   The paper's model was also trained with the eleven slots.
@@ -130,8 +126,8 @@ def _examples(run, count, *, more=False):
   """The first evaluation examples of a run, or those with most objects."""
   data = run.config.data.copy_and_resolve_references()
   if more:
-    data.max_objects = prepare.DATA_SETS[data.name].max_objects
-  split = prepare.load(data).splits["eval"]
+    data.max_objects = datasets.DATA_SETS[data.name].max_objects
+  split = loading.load(data).splits["eval"]
   places = np.arange(len(split))
   if more:
     places = np.argsort(-split.num_objects, kind="stable")
@@ -140,56 +136,40 @@ def _examples(run, count, *, more=False):
 
 
 def main(arguments: Sequence[str]) -> None:
-  """The command line; see the top of this file."""
-  parser = argparse.ArgumentParser(
-    prog="python -m slot_attention.paper.figures", description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )  # fmt: skip
-  source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument("--workdir", type=Path, help="of the run")
-  source.add_argument("--pretrained", metavar="NAME", help="shipped weights")
-  parser.add_argument(
-    "--to", type=Path, help="folder to write to, default WORKDIR/figures"
+  """The command; see the top of this file."""
+  flags = command.Flags(__doc__)
+  flags.define_run()
+  flags.define_string(
+    "to", None, "Folder to write to. Default: WORKDIR/figures, or figures."
   )
-  parser.add_argument("--num_images", type=int, default=3)
-  parser.add_argument("--num_slots", type=int, help="K, if not the run's")
-  parser.add_argument("--num_iterations", type=int, help="T, if not the run's")
-  options = parser.parse_args(arguments)
-  if options.num_images < 1:
-    raise ValueError(f"--num_images={options.num_images} must be at least 1")
+  flags.define_integer("num_images", 3, "Images in each picture.", minimum=1)
+  flags.define_slots_and_iterations()
+  flags.parse(arguments)
 
-  if options.pretrained:
-    run = pretrained.load(options.pretrained)
-    all_examples = pretrained.load_examples(options.pretrained)
-    examples = {k: v[: options.num_images] for k, v in all_examples.items()}
-  else:
-    run = checkpoints.load_run(options.workdir)
-    examples = _examples(run, options.num_images)
+  run = pretrained.load_any(flags.workdir, flags.pretrained)
   if "slot_mlp" in run.config.model:
     raise ValueError("the Slot MLP attends to nothing: it has no such figures")
-  folder = options.to or (options.workdir or Path()) / "figures"
+  if flags.workdir:
+    examples = _examples(run, flags.num_images)
+  else:
+    all_examples = pretrained.load_examples(flags.pretrained)
+    examples = {k: v[: flags.num_images] for k, v in all_examples.items()}
+  folder = Path(flags.to or Path(flags.workdir or "", "figures"))
   folder.mkdir(parents=True, exist_ok=True)
   paths = draw(
     run,
     tasks.normalize(examples),
     folder,
-    num_slots=options.num_slots,
-    num_iterations=options.num_iterations,
+    num_slots=flags.num_slots,
+    num_iterations=flags.num_iterations,
   )
   if run.config.task == "object_discovery":
-    if options.workdir:
-      examples = _examples(run, options.num_images, more=True)
+    if flags.workdir:
+      examples = _examples(run, flags.num_images, more=True)
     paths += draw_more(run, tasks.normalize(examples), folder)
   for path in paths:
     print(path)
 
 
-def _run():
-  try:
-    main(sys.argv[1:])
-  except (ValueError, OSError) as error:
-    sys.exit(f"error: {' '.join(str(error).split())}")
-
-
 if __name__ == "__main__":
-  _run()
+  command.run(main)

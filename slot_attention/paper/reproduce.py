@@ -1,7 +1,7 @@
 """The paper's tables and figures, one command each.
 
   python -m slot_attention.paper.reproduce --list
-  python -m slot_attention.paper.reproduce figure11 --scale=small --seeds 0 1 2
+  python -m slot_attention.paper.reproduce figure11 --scale=small --seeds=0,1,2
   python -m slot_attention.paper.reproduce --page
 
 Trains the models of `experiments.EXPERIMENTS` that are not trained yet,
@@ -18,7 +18,6 @@ set prediction; "smoke" to see that everything works, with meaningless numbers.
 Without --seeds there are five, as in the paper, three, and two.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
 import fcntl
@@ -26,7 +25,6 @@ import json
 import os
 from pathlib import Path
 import re
-import sys
 import time
 from typing import Any
 
@@ -36,9 +34,11 @@ from ml_collections import ConfigDict
 import numpy as np
 
 import configs
-from slot_attention.paper import tables
-from slot_attention.paper.experiments import (
-  EXPERIMENTS,
+from slot_attention import command
+from slot_attention.paper import page, tables
+from slot_attention.paper.experiments import EXPERIMENTS
+from slot_attention.paper.provenance import provenance
+from slot_attention.paper.rows import (
   SCALES,
   Row,
   changed,
@@ -47,7 +47,6 @@ from slot_attention.paper.experiments import (
   rows_at,
   value_of,
 )
-from slot_attention.paper.provenance import provenance
 from slot_attention.training import evaluate, train
 
 _NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
@@ -122,8 +121,10 @@ def reproduce(
     "experiment": name,
     "title": experiment.title,
     "scale": scale,
-    "command": f"python -m slot_attention.paper.reproduce {name} --scale={scale}"
-    f" --seeds {' '.join(map(str, seeds))}" + " --finished" * only_finished,
+    "command": f"python -m slot_attention.paper.reproduce {name}"
+    f" --scale={scale} --seeds={','.join(map(str, seeds))}"
+    + " --finished"
+    * only_finished,
     **_merge(list(origins.values())),
     "rows": [
       {
@@ -200,10 +201,10 @@ def _measure(name, experiment, row, config, workdir):
   if not path.exists():
     config = changed(config, row.evaluation)
     if experiment.sweep:
-      swept = evaluate.sweep_run(workdir, config)
+      swept = evaluate.sweep_run(config, workdir)
       measured = [x for x in swept if x["sweep"] == experiment.sweep]
     else:
-      measured = evaluate.evaluate_run(workdir, config)
+      measured = evaluate.evaluate_run(config, workdir)
     path.write_text(json.dumps(measured))
   return json.loads(path.read_text()), origin
 
@@ -235,48 +236,43 @@ def _list(runs: Path, scale: str, seeds: Sequence[int]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-  """The command line; see the top of this file."""
-  parser = argparse.ArgumentParser(
-    prog="reproduce", description=__doc__.partition("\n")[0]
-  )
-  parser.add_argument("name", nargs="?", choices=EXPERIMENTS)
-  parser.add_argument("--scale", choices=SCALES, default="paper")
-  parser.add_argument("--seeds", type=int, nargs="+")
-  parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
-  parser.add_argument("--results", type=Path, default=Path("results"))
-  parser.add_argument("--data_dir", default="data")
-  parser.add_argument("--finished", action="store_true")
-  parser.add_argument("--list", action="store_true")
-  parser.add_argument("--page", action="store_true")
-  options = parser.parse_args(arguments)
-  seeds = options.seeds or list(range(_NUM_SEEDS[options.scale]))
-  logging.set_verbosity(logging.INFO)
-  if options.page:
-    tables.write_page(options.results)
+  """The command; see the top of this file."""
+  flags = command.Flags(__doc__, arguments="NAME")
+  flags.define_bool("list", False, "List what there is, and end.")
+  flags.define_bool("page", False, "Write RESULTS/README.md, and end.")
+  flags.define_choice("scale", "paper", SCALES, "Of the runs, see above.")
+  flags.define_integers("seeds", None, "Of each row. Default: see above.")
+  flags.define_bool("finished", False, "Train nothing; use what is finished.")
+  flags.define_string("runs", "runs/reproduce", "Folder of all runs.")
+  flags.define_string("results", "results", "Folder of the results.")
+  flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
+  names = flags.parse(arguments)
+  seeds = flags.seeds or list(range(_NUM_SEEDS[flags.scale]))
+  results = Path(flags.results)
+  if flags.page:
+    page.write(results)
     return
-  if options.list or options.name is None:
-    _list(options.runs, options.scale, seeds)
+  if flags.list:
+    _list(Path(flags.runs), flags.scale, seeds)
     return
-  if options.scale == "small":
+  if len(names) != 1 or names[0] not in EXPERIMENTS:
+    raise command.UsageError(
+      f"give one name of a table or figure: {', '.join(EXPERIMENTS)}"
+    )
+  if flags.scale == "small":
     cores = len(os.sched_getaffinity(0))
     jax.config.update("jax_num_cpu_devices", min(2, cores))
-  try:
-    reproduce(
-      options.name,
-      scale=options.scale,
-      seeds=seeds,
-      runs=options.runs,
-      results=options.results,
-      data_dir=options.data_dir,
-      only_finished=options.finished,
-    )
-    tables.write_page(options.results)
-  except (ValueError, OSError) as error:
-    sys.exit(f"error: {' '.join(str(error).split())}")
-  except train.InterruptedRunError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(os.EX_TEMPFAIL)
+  reproduce(
+    names[0],
+    scale=flags.scale,
+    seeds=seeds,
+    runs=Path(flags.runs),
+    results=results,
+    data_dir=flags.data_dir,
+    only_finished=flags.finished,
+  )
+  page.write(results)
 
 
 if __name__ == "__main__":
-  main(sys.argv[1:])
+  command.run(main)

@@ -1,6 +1,5 @@
-"""Tables, pictures and the results page, from what `reproduce.py` measured."""
+"""Tables and pictures of what `reproduce` measured."""
 
-import collections
 from collections.abc import Mapping
 import csv
 import json
@@ -11,14 +10,7 @@ from typing import Any
 import numpy as np
 
 from slot_attention import visualization
-from slot_attention.paper.experiments import (
-  DIRECTIONS,
-  EXPERIMENTS,
-  PICTURES,
-  changed_values,
-  config_name,
-  rows_at,
-)
+from slot_attention.paper.experiments import DIRECTIONS
 
 # A seed of object discovery whose loss is more than so many times the median of
 # its row is taken for one that segments into stripes (Section 4.1). Seeds that
@@ -153,7 +145,7 @@ def _markdown(result, sweep):
   table = result["table"]
   about = (
     f"`{result['command']}`, {result['date']}, {result['hardware']},"
-    f" {_pairs(result['versions'])}. Mean ± standard deviation over the seeds,"
+    f" {pairs(result['versions'])}. Mean ± standard deviation over the seeds,"
     " in percent but for the loss."
   )
   # Columns that most tables do not need.
@@ -165,12 +157,12 @@ def _markdown(result, sweep):
       f" {_STRIPES_SEEDS}, count as stripes (Section 4.1):"
     )
     if any(line["stripes"] for line in table):
-      more["without stripes"] = _without_stripes
+      more["without stripes"] = without_stripes
       about += " all seeds, and all but those, are shown."
     else:
       about += " there are none."
   if any(line["diverged"] for line in table):
-    more["diverged"] = lambda line: _seeds(line["diverged"])
+    more["diverged"] = lambda line: seeds(line["diverged"])
     about += (
       " Diverged: seeds that ended at a loss or gradient that is not finite;"
       " they are in no mean."
@@ -187,7 +179,7 @@ def _markdown(result, sweep):
       line["config"],
       *(line.get(place, "") for place in places),
       line["metric"],
-      _here(line),
+      here(line),
       *(show(line) for show in more.values()),
       line["paper"],
     ]
@@ -198,10 +190,10 @@ def _markdown(result, sweep):
       rows.append([label, *[""] * (1 + len(places)), metric])
       rows[-1] += [""] * (1 + len(more)) + [number]
   columns = ["row", "config", *places, "metric", "here", *more, "paper"]
-  lines = [f"# {result['title']}", "", about, "", *_grid(columns, rows)]
+  lines = [f"# {result['title']}", "", about, "", *grid(columns, rows)]
   if result["differences"]:
     lines += ["", _DIFFERENCES, ""]
-    lines += _grid(
+    lines += grid(
       ["row", "config", "difference", "paper", "agrees"],
       [
         [
@@ -227,7 +219,7 @@ _DIFFERENCES = (
 )
 
 
-def _here(line, suffix=""):
+def here(line, suffix=""):
   """Mean and deviation of a line of the table."""
   if not line["metric"]:
     return ""
@@ -236,21 +228,24 @@ def _here(line, suffix=""):
   return f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
-def _without_stripes(line):
+def without_stripes(line):
+  """Mean and deviation of a line without its stripes, or nothing."""
   if not line["stripes"]:
     return ""
-  return f"{_here(line, '_without_stripes')}, without {_seeds(line['stripes'])}"
+  return f"{here(line, '_without_stripes')}, without {seeds(line['stripes'])}"
 
 
-def _seeds(names):
+def seeds(names):
+  """Seeds 0 1 2 as words, or nothing."""
   return f"seed{'s' * (' ' in names)} {names}" if names else ""
 
 
-def _pairs(values):
+def pairs(values):
+  """A mapping as words."""
   return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
-def _grid(columns, rows):
+def grid(columns, rows):
   """Lines of a Markdown table."""
   lines = [f"| {' | '.join(map(str, row))} |" for row in (columns, *rows)]
   return [lines[0], f"|{'---|' * len(columns)}", *lines[1:]]
@@ -285,156 +280,3 @@ def _curves(table, sweep):
     curve = panels.setdefault(panel, {}).setdefault(line["metric"], [])
     curve.append((line[along], line["mean"], line["std"]))
   return panels
-
-
-def page(results: Path) -> str:
-  """What is measured, of the paper and else, by the JSON files of a folder."""
-  records = {
-    path.stem: json.loads(path.read_text())
-    for path in sorted(results.glob("*.json"))
-  }
-  figures = [
-    [experiment.place, experiment.title]
-    + [_measured(records, name, scale) for scale in ("paper", "small")]
-    for name, experiment in EXPERIMENTS.items()
-  ]
-  figures += [
-    [place, title, "not yet", f"[picture]({picture})" if picture else "not yet"]
-    for place, title, picture in PICTURES
-  ]
-  numbers = [
-    [experiment.place, row.label, metric, number]
-    + [_number(records, name, row, metric, s) for s in ("paper", "small")]
-    for name, experiment in EXPERIMENTS.items()
-    for row in experiment.rows
-    for metric, number in row.paper.items()
-    if experiment.see != "table3"  # Whose numbers stand there.
-  ]
-  lines = [
-    _PAGE,
-    *_grid(["where", "what", "paper's scale", "small scale"], figures),
-    "",
-    "## The paper's numbers",
-    "",
-    "In percent. Those at the small scale are of other data and models.",
-    "",
-    *_grid(
-      ["where", "row", "metric", "paper", "paper's scale", "small scale"],
-      numbers,
-    ),
-    "",
-    "## Directions of appendix B",
-    "",
-    "Whether variants differ from the default as the paper says:",
-    "",
-  ]
-  for stem, record in records.items():
-    agrees = collections.Counter(
-      line["agrees"] or "not stated" for line in record.get("differences", ())
-    )
-    if agrees and record["scale"] != "smoke":
-      counts = ", ".join(f"{agrees[x]} {x}" for x in sorted(agrees))
-      lines.append(f"- [{stem}]({stem}.md): {counts}")
-  if not lines[-1]:
-    lines.append("Not yet measured.")
-  lines += ["", "## Other measurements", ""]
-  pictures = collections.defaultdict(str)
-  for path in sorted(results.glob("*.png")):
-    owners = [stem for stem in records if path.stem.startswith(stem)]
-    pictures[max(owners, key=len, default="")] += (
-      f", [{path.stem}]({path.name})"
-    )
-  lines += [
-    f"- [{stem}.json]({stem}.json): {_origin_of(record)}{pictures[stem]}"
-    for stem, record in records.items()
-    if "experiment" not in record
-  ]
-  return "\n".join(lines) + "\n"
-
-
-_PAGE = """# What was measured
-
-Written by `python -m slot_attention.paper.reproduce --page` from the JSON files in
-this folder.
-
-## The paper's tables and figures
-
-`python -m slot_attention.paper.reproduce NAME` measures them; the last ones are drawn
-by `python -m slot_attention.paper.figures --workdir=RUN`. The paper's scale has the
-paper's data, models and steps; the small one `configs/quickstart.py` and
-`configs/clevr_set_prediction_small.py` in their place, and none where these
-cannot stand for them.
-"""
-
-
-def write_page(results: Path) -> None:
-  """Writes `page` into the folder that it is about."""
-  (results / "README.md").write_text(page(results))
-
-
-def _measured(records, name, scale):
-  """The cell of the page for an experiment at a scale."""
-  experiment = EXPERIMENTS[name]
-  if not rows_at(experiment, scale):
-    return "none"
-  stem, seen = f"{name}_{scale}", f"{experiment.see}_{scale}"
-  if stem in records:
-    record = records[stem]
-    return (
-      f"[{stem}]({stem}.md), [picture]({stem}.png),"
-      f" {len(record['rows'][0]['seeds'])} seeds, {record['date']},"
-      f" {record['hardware']}{_missing(record, experiment)}"
-    )
-  if seen in records:
-    return f"see [{seen}]({seen}.md){_missing(records[seen], experiment)}"
-  return "not yet"
-
-
-def _missing(record, experiment):
-  """Names configs and rows of an experiment of which a record has no run."""
-  scale = record["scale"]
-  has = [(row["config"], row["changes"]) for row in record["rows"]]
-  configs, rows = collections.defaultdict(list), collections.defaultdict(list)
-  for row in rows_at(experiment, scale):
-    config = config_name(row.config, scale)
-    configs[config].append(row.label)
-    if (config, changed_values(row, scale)) not in has:
-      rows[config].append(row.label)
-  names = []
-  for config, labels in rows.items():
-    names += [config] if labels == configs[config] else labels
-  return "".join(f"; {name} not yet" for name in names)
-
-
-def _number(records, name, row, metric, scale):
-  """The cell of the page for a number of the paper at a scale."""
-  config = config_name(row.config, scale)
-  exist = rows_at(EXPERIMENTS[name], scale)
-  if (row.label, row.config) not in {(x.label, x.config) for x in exist}:
-    return "none"
-  key = (row.label, config, metric)
-  for shown in (name, EXPERIMENTS[name].see):
-    for line in records.get(f"{shown}_{scale}", {"table": []})["table"]:
-      if key == (line["label"], line["config"], line["metric"]):
-        without = _without_stripes(line)
-        return _here(line) + (f" ({without})" if without else "")
-  return "not yet"
-
-
-def _origin_of(record):
-  """Command, date, hardware, versions and seeds of a record of anything."""
-  missing = "not recorded"
-  hardware = record.get("hardware", record.get("device", missing))
-  if isinstance(hardware, dict):
-    hardware = _pairs(hardware)
-  versions = record.get("versions", {"jax": record.get("jax", missing)})
-  seeds = record.get("seeds", [record["seed"]] if "seed" in record else [])
-  seeds = [x["seed"] if isinstance(x, dict) else x for x in seeds]
-  parts = [
-    f"`{record.get('command', missing)}`",
-    record.get("date", missing)[:10],
-    hardware,
-    _pairs(versions),
-    _seeds(" ".join(map(str, seeds))),
-  ]
-  return ", ".join(part for part in parts if part)

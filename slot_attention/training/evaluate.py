@@ -11,10 +11,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from slot_attention import parallel, tasks, visualization
-from slot_attention.data import batches, prepare, store
+from slot_attention import parallel, tasks, validation, visualization
+from slot_attention.data import batches, loading, store
 from slot_attention.progress import progress_bar
-from slot_attention.training import checkpoints, writers
+from slot_attention.training import checkpoints, runs, writers
 
 # Evaluation noise is fixed: the initial slots of an example are the same in
 # every evaluation of every run.
@@ -48,11 +48,6 @@ def make_evaluator(
 
 def _make_measurer(task, split, batch_size, placement):
   """Compiles what measures every example, `task.measure`, on the host."""
-  if task.needs not in split.arrays:
-    raise ValueError(
-      f"the data has no {task.needs}, which this task needs; see data.name"
-    )
-  parallel.check_divisible("eval_batch_size", batch_size)
   feeder = batches.Feeder(split, placement)
 
   @functools.cache
@@ -89,17 +84,18 @@ def _summarize(task, measured):
 
 
 def evaluate_run(
-  workdir: Path, config: ml_collections.ConfigDict
+  config: ml_collections.ConfigDict, workdir: Path
 ) -> dict[str, float]:
   """Evaluates the newest checkpoint of a run and draws its pictures.
 
   Args:
-    workdir: of the run.
     config: the run's own, or one with other data, K or T.
+    workdir: of the run.
 
   Returns:
     The metrics; they are also written, see `report`.
   """
+  config = validation.checked(config, num_devices=parallel.num_devices())
   task, data, params, step = _load(workdir, config)
   evaluate = make_evaluator(
     task,
@@ -115,7 +111,7 @@ def evaluate_run(
 
 
 def sweep_run(
-  workdir: Path, config: ml_collections.ConfigDict
+  config: ml_collections.ConfigDict, workdir: Path
 ) -> list[dict[str, float]]:
   """Evaluates the newest checkpoint with other T and K, without training.
 
@@ -125,8 +121,8 @@ def sweep_run(
   For numbers of objects that the run has not seen, set data.max_objects.
 
   Args:
-    workdir: of the run.
     config: the run's own, or one with other data.
+    workdir: of the run.
 
   Returns:
     A row for each evaluation: "sweep", "num_iterations", "num_slots",
@@ -134,9 +130,10 @@ def sweep_run(
     are also written into the folder of `report` as sweep.json and, if any is in
     percent, drawn as sweep.png.
   """
+  config = validation.checked(config, num_devices=parallel.num_devices())
   if "slot_attention" not in config.model:
     raise ValueError("only Slot Attention has iterations and slots to sweep")
-  trained = checkpoints.load_config(workdir)
+  trained = runs.load_config(workdir)
   spare_slots = (
     trained.model.slot_attention.num_slots - trained.data.max_objects
   )
@@ -229,9 +226,9 @@ def _draw_sweep(path, rows, names, num_iterations, num_slots):
 
 def _load(workdir, config):
   """Task, data, replicated parameters and step of a run's newest checkpoint."""
-  run = checkpoints.load_run(workdir)
+  run = runs.load(workdir)
   task = tasks.make_task(config)
-  data = prepare.load(config.data)
+  data = loading.load(config.data)
   checkpoints.check_fit(run.params, task, data.image_shape)
   return task, data, parallel.replicate(run.params), run.step
 
@@ -240,7 +237,7 @@ def make_artist(
   workdir: Path,
   config: ml_collections.ConfigDict,
   task: tasks.Task,
-  data: prepare.Data,
+  data: loading.Data,
 ) -> Callable[[Any], list[Path]]:
   """Compiles what draws the pictures of a run.
 
@@ -276,7 +273,7 @@ def make_artist(
 def report(
   workdir: Path,
   config: ml_collections.ConfigDict,
-  data: prepare.Data,
+  data: loading.Data,
   step: int,
   metrics: dict[str, float],
   pictures: Sequence[Path],

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from slot_attention.data import prepare, store
+from slot_attention.data import datasets, loading, store
 
 CONFIGS = sorted(
   path.stem
@@ -44,23 +44,23 @@ def folders(data_dir):
 
 
 def test_data_is_prepared_once_and_each_description_apart(tmp_path):
-  data = prepare.load(section(tmp_path))
+  data = loading.load(section(tmp_path))
   assert everything(data.splits["train"])["images"].shape == (20, 20, 20, 3)
   assert everything(data.splits["eval"])["segments"].shape == (6, 20, 20)
   (first,) = tmp_path.iterdir()
   changed = first.stat().st_mtime_ns
-  prepare.load(section(tmp_path))
+  loading.load(section(tmp_path))
   assert folders(tmp_path) == [first.name]
   assert first.stat().st_mtime_ns == changed
   other = section(tmp_path)["procedural"] | {"seed": 1}
-  prepare.load(section(tmp_path, procedural=other))
+  loading.load(section(tmp_path, procedural=other))
   assert len(folders(tmp_path)) == 2
 
 
 def test_a_larger_set_serves_as_well_and_gives_the_same_examples(tmp_path):
-  small = prepare.load(section(tmp_path / "small"))
-  prepare.load(section(tmp_path / "large", num_examples=1_200))
-  large = prepare.load(section(tmp_path / "large"))
+  small = loading.load(section(tmp_path / "small"))
+  loading.load(section(tmp_path / "large", num_examples=1_200))
+  large = loading.load(section(tmp_path / "large"))
   assert len(folders(tmp_path / "large")) == 1
   for split in ("train", "eval"):
     np.testing.assert_array_equal(
@@ -70,9 +70,9 @@ def test_a_larger_set_serves_as_well_and_gives_the_same_examples(tmp_path):
 
 
 def test_options_that_are_left_out_have_the_generators_defaults(tmp_path):
-  prepare.load(section(tmp_path))
+  loading.load(section(tmp_path))
   explicit = {**section(tmp_path)["procedural"], "min_gap": 0, "background": 0}
-  prepare.load(section(tmp_path, procedural=explicit))
+  loading.load(section(tmp_path, procedural=explicit))
   assert len(folders(tmp_path)) == 1
 
 
@@ -91,9 +91,9 @@ def test_images_with_more_objects_are_left_out_of_both_splits(
     }
 
   monkeypatch.setitem(
-    prepare.DATA_SETS,
+    datasets.DATA_SETS,
     "scenes",
-    prepare.DataSet(10, 60, 100, generate=generate, chunk_size=20),
+    datasets.DataSet(10, 60, 100, generate=generate, chunk_size=20),
   )
   data = section(
     tmp_path,
@@ -104,7 +104,7 @@ def test_images_with_more_objects_are_left_out_of_both_splits(
     max_objects=6,
     procedural={"seed": 0},
   )
-  splits = prepare.load(data).splits
+  splits = loading.load(data).splits
   few = np.flatnonzero(num_objects <= 6)
   assert 20 < np.count_nonzero(few < 60) < 40  # Not vacuous.
   train, evaluation = everything(splits["train"]), everything(splits["eval"])
@@ -118,18 +118,18 @@ def test_images_with_more_objects_are_left_out_of_both_splits(
     train["targets"][..., -1].sum(1), num_objects[few[few < 60]]
   )
   with pytest.raises(ValueError, match="only .* data.num_eval=39 needs"):
-    prepare.load({**data, "num_eval": 39})
-  everyone = prepare.load({**data, "max_objects": 10, "num_eval": 40}).splits
+    loading.load({**data, "num_eval": 39})
+  everyone = loading.load({**data, "max_objects": 10, "num_eval": 40}).splits
   assert len(everyone["train"]) == 60 and len(everyone["eval"]) == 40
 
 
 def test_grayscale_turns_color_into_one_channel(tmp_path):
-  color = prepare.load(section(tmp_path))
-  gray = prepare.load(section(tmp_path, grayscale=True))
+  color = loading.load(section(tmp_path))
+  gray = loading.load(section(tmp_path, grayscale=True))
   assert color.image_shape == (20, 20, 3) and gray.image_shape == (20, 20, 1)
   assert len(folders(tmp_path)) == 1
   with pytest.raises(ValueError, match="grayscale=True: .* has no colours"):
-    prepare.load(
+    loading.load(
       section(
         tmp_path,
         name="multi_dsprites_binarized",
@@ -156,20 +156,20 @@ def test_grayscale_turns_color_into_one_channel(tmp_path):
 )
 def test_bad_data_fields_are_named(tmp_path, fields, words):
   with pytest.raises(ValueError, match=words):
-    prepare.load(section(tmp_path, **fields))
+    loading.load(section(tmp_path, **fields))
 
 
 def test_a_missing_field_is_named(tmp_path):
   data = section(tmp_path)
   del data["grayscale"]
   with pytest.raises(ValueError, match="config.data: grayscale is missing"):
-    prepare.load(data)
+    loading.load(data)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_has_a_data_section_that_is_known(name):
   data = importlib.import_module(f"configs.{name}").get_config().data
-  data_set = prepare.DATA_SETS[data.name]
+  data_set = datasets.DATA_SETS[data.name]
   assert set(data) == set(section(""))
   assert set(data.preprocessing) == set(data_set.preprocessing)
   assert data.num_train + data.num_eval <= data.num_examples
@@ -195,7 +195,7 @@ def test_the_command_prepares_what_a_config_needs(tmp_path):
   config = importlib.import_module("configs.smoke").get_config("quickstart")
   (prepared,) = tmp_path.iterdir()
   changed = prepared.stat().st_mtime_ns
-  prepare.load({**config.data, "data_dir": str(tmp_path)})
+  loading.load({**config.data, "data_dir": str(tmp_path)})
   assert prepared.stat().st_mtime_ns == changed
 
 
@@ -212,7 +212,7 @@ def test_the_command_shares_the_work_lists_it_and_checks_it(tmp_path):
 
   (directory,) = tmp_path.iterdir()
   whole = store.read(
-    prepare.prepare(
+    loading.prepare(
       section(tmp_path / "whole", num_examples=2_500, procedural={"seed": 0})
     )
   )

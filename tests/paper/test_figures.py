@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from slot_attention import pretrained, tasks
+from slot_attention.data import datasets
 from slot_attention.paper import figures
-from slot_attention.training import checkpoints
+from slot_attention.training import runs
 from tests.runs import make_run
 from tests.test_metrics import random_sets
 
@@ -37,10 +38,10 @@ def test_object_discovery_has_every_figure_of_the_paper(tmp_path, capsys):
 
 def test_set_prediction_has_its_table_and_attention(tmp_path):
   workdir = make_run(tmp_path / "run", "clevr_set_prediction_small")
-  run = checkpoints.load_run(workdir)
+  run = runs.load(workdir)
   rng = np.random.default_rng(0)
   _, targets = random_sets(rng, 2, 6, 6, 0.0)
-  shape = tasks.image_shape(run.config)
+  shape = datasets.image_shape(run.config.data)
   batch = {
     "images": rng.uniform(-1, 1, (2, *shape)).astype(np.float32),
     "targets": targets,

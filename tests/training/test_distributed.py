@@ -16,16 +16,24 @@ import numpy as np
 import pytest
 
 from slot_attention import parallel, tasks
-from slot_attention.data import prepare
+from slot_attention.data import datasets, loading
 from slot_attention.training import evaluate, train
-from tests.test_main import ROOT, check_error, smoke
-from tests.training.test_train import (
+from tests.runs import (
   make_config,
   read_lines,
   sets_of_objects,
 )
+from tests.test_main import ROOT, check_error, smoke
 
-SETS = prepare.DataSet(5, 18, 24, generate=sets_of_objects, chunk_size=24)
+SETS = datasets.DataSet(
+  (12, 12, 3),
+  5,
+  18,
+  24,
+  has_targets=True,
+  generate=sets_of_objects,
+  chunk_size=24,
+)
 
 
 def free_address():
@@ -65,7 +73,7 @@ def evaluate_noisy_targets(config):
   Unlike those of a model after six steps, they have a precision to speak of.
   """
   task = tasks.make_task(config)
-  data = prepare.load(config.data)
+  data = loading.load(config.data)
 
   def measure(outputs, batch):
     noise = jax.vmap(
@@ -93,7 +101,7 @@ def work(address, process_id, data_dir, fresh, begun):
   jax.config.update("jax_num_cpu_devices", 2)
   parallel.join_cluster(address, 2, process_id)
   assert parallel.num_devices() == 4 and jax.local_device_count() == 2
-  prepare.DATA_SETS["sets"] = SETS
+  datasets.DATA_SETS["sets"] = SETS
   config = make_set_config(data_dir)
   train.train(config, Path(fresh))
   config.num_steps = 9
@@ -122,7 +130,7 @@ def test_processes_and_devices_give_the_same_numbers_and_checkpoints(
   same, and what one layout has saved goes on in another.
   """
   monkeypatch.setattr(evaluate, "report", lambda *_: None)
-  monkeypatch.setitem(prepare.DATA_SETS, "sets", SETS)
+  monkeypatch.setitem(datasets.DATA_SETS, "sets", SETS)
   config = make_set_config(tmp_path / "data")
   folders = [tmp_path / name for name in ("one", "four", "two_by_two")]
   one, four, two_by_two = folders

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 
 from slot_attention import tasks
-from slot_attention.data import batches, prepare
-from slot_attention.training import checkpoints, evaluate, train
-from tests.test_main import ROOT, check_error, smoke
-from tests.training.test_train import (
+from slot_attention.data import batches, loading
+from slot_attention.training import checkpoints, evaluate, runs, train
+from tests.runs import (
   assert_equal_trees,
   make_config,
   read_lines,
 )
+from tests.test_main import ROOT, check_error, smoke
 
 # Of tensorstore, when it cannot write or read; main.py hides them.
 pytestmark = pytest.mark.filterwarnings(
@@ -126,9 +126,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
 
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   assert digests(killed) == digests(whole) and digests(whole)[0] == num_steps
-  assert_equal_trees(
-    checkpoints.load_run(killed).params, checkpoints.load_run(whole).params
-  )
+  assert_equal_trees(runs.load(killed).params, runs.load(whole).params)
   lines = (killed / "metrics.jsonl").read_text()
   assert lines == (whole / "metrics.jsonl").read_text()
   assert len(lines.splitlines()) == num_steps + num_steps // 10
@@ -172,7 +170,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 ):
   whole = tmp_path / "whole"
   train.train(config, whole)
-  newest = checkpoints.load_run(whole)
+  newest = runs.load(whole)
   assert newest.step == 6
   for name, damage in DAMAGES.items():
     workdir = Path(shutil.copytree(whole, tmp_path / name))
@@ -180,7 +178,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     before = contents(workdir)
     caplog.clear()
     if "optimiser" not in name:  # Which only training reads.
-      run = checkpoints.load_run(workdir)
+      run = runs.load(workdir)
       assert run.step == 3, name
       assert f"{workdir}/checkpoints/6 is damaged (" in caplog.text
     assert contents(workdir) == before
@@ -202,10 +200,10 @@ def test_no_flipped_bit_is_taken_for_a_number(config, tmp_path):
   Not every byte means something.
   """
   train.train(config, tmp_path / "whole")
-  params = {6: checkpoints.load_run(tmp_path / "whole").params}
+  params = {6: runs.load(tmp_path / "whole").params}
   workdir = Path(shutil.copytree(tmp_path / "whole", tmp_path / "flipped"))
   shutil.move(workdir / "checkpoints" / "6", tmp_path / "6")
-  params[3] = checkpoints.load_run(workdir).params
+  params[3] = runs.load(workdir).params
   files = [
     path.relative_to(tmp_path / "6")
     for path in (tmp_path / "6").rglob("*")
@@ -219,7 +217,7 @@ def test_no_flipped_bit_is_taken_for_a_number(config, tmp_path):
     data = bytearray(path.read_bytes())
     data[rng.integers(len(data))] ^= 1 << rng.integers(8)
     path.write_bytes(data)
-    run = checkpoints.load_run(workdir)
+    run = runs.load(workdir)
     assert_equal_trees(run.params, params[run.step])
     found.append(run.step)
     shutil.rmtree(workdir / "checkpoints" / "6")
@@ -233,7 +231,7 @@ def test_if_all_checkpoints_are_damaged_nothing_is_changed(config, tmp_path):
   before = contents(tmp_path / "run")
   for use in (
     lambda: train.train(config, tmp_path / "run"),
-    lambda: evaluate.evaluate_run(tmp_path / "run", config),
+    lambda: evaluate.evaluate_run(config, tmp_path / "run"),
   ):
     with pytest.raises(
       ValueError, match="no checkpoint can be restored: .*/6 .*/3 .*Nothing was"
@@ -245,7 +243,7 @@ def test_if_all_checkpoints_are_damaged_nothing_is_changed(config, tmp_path):
 def test_going_on_with_another_model_names_the_parameter(config, tmp_path):
   train.train(config, tmp_path)
   config.model.slot_attention.mlp_hidden_size = 8
-  checkpoints.save_config(tmp_path, config)
+  runs.save_config(tmp_path, config)
   config.num_steps = 9
   with pytest.raises(ValueError) as error:
     train.train(config, tmp_path)
@@ -312,7 +310,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_intact(
       train.train(config, workdir)
   (small_disk / "ballast").unlink()
   assert digests(workdir) == before
-  assert checkpoints.load_run(workdir).step == 3
+  assert runs.load(workdir).step == 3
 
   train.train(config, workdir)
   assert digests(workdir) == digests(tmp_path / "whole")
@@ -329,7 +327,7 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(
   config, tmp_path, monkeypatch
 ):
   """Of one example, first seen at step 5, the loss is finite, its slope not."""
-  split = prepare.load(config.data).splits["train"]
+  split = loading.load(config.data).splits["train"]
   order = {"batch_size": 4, "num_examples": 18, "seed": 0}
   seen = [batches.examples_of_step(step, **order) for step in range(5)]
   (bad,) = (i for i in seen[4][:1] if i not in np.concatenate(seen[:4]))
@@ -358,7 +356,7 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(
   assert f"the last checkpoint is of step 3, in {tmp_path}" in message
   examples = ", ".join(map(str, split.examples[seen[4]]))
   assert message.endswith(f"in the data set: {examples}")
-  params = checkpoints.load_run(tmp_path).params
+  params = runs.load(tmp_path).params
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
   assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
 
@@ -368,12 +366,12 @@ def test_two_runs_in_one_folder_are_refused(config, tmp_path):
   config.num_steps = 9
   before = contents(tmp_path)
   with (
-    checkpoints.lock(tmp_path),
+    runs.lock(tmp_path),
     pytest.raises(ValueError, match="another process is training in"),
   ):
     train.train(config, tmp_path)
   config.num_steps = 6
-  checkpoints.save_config(tmp_path, config)
+  runs.save_config(tmp_path, config)
   assert contents(tmp_path) == before
 
 

@@ -1,10 +1,19 @@
 """Tests of what TensorBoard shows of a run."""
 
+import flax
+import matplotlib.image
 import numpy as np
 import pytest
 
-from slot_attention.training import checkpoints, evaluate
-from tests.runs import make_run
+from slot_attention.training import (
+  evaluate,
+  runs,
+  writers,
+)
+from tests.runs import (
+  make_run,
+  read_lines,
+)
 
 
 def test_a_run_without_history_is_evaluated_and_shown_in_tensorboard(tmp_path):
@@ -14,7 +23,7 @@ def test_a_run_without_history_is_evaluated_and_shown_in_tensorboard(tmp_path):
   from tensorboard.plugins.hparams import plugin_data_pb2
 
   workdir = make_run(tmp_path / "run", "quickstart")
-  evaluate.evaluate_run(workdir, checkpoints.load_config(workdir))
+  evaluate.evaluate_run(runs.load_config(workdir), workdir)
   events = event_accumulator.EventAccumulator(str(workdir / "tensorboard"))
   events.Reload()
   for name in ("slots", "attention"):
@@ -30,3 +39,23 @@ def test_a_run_without_history_is_evaluated_and_shown_in_tensorboard(tmp_path):
   assert shown["batch_size"].number_value == 8
   assert shown["model.encoder.strides"].string_value == "(1, 1, 1, 1)"
   assert np.isclose(shown["model.slot_attention.epsilon"].number_value, 1e-8)
+
+
+def test_metrics_go_to_tensorboard_where_tensorflow_is(tmp_path):
+  pytest.importorskip("tensorflow")
+  with writers.MetricWriter(tmp_path, 0) as writer:
+    writer.write(3, "train", {"loss": 0.25})
+    picture = np.full((4, 6, 3), 0.5)
+    matplotlib.image.imsave(tmp_path / "slots.png", picture)
+    writer.write_pictures(3, [tmp_path / "slots.png"])
+  from tensorboard.backend.event_processing import event_accumulator
+
+  events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+  events.Reload()
+  (scalar,) = events.Tensors("train/loss")
+  (shown,) = events.Tensors("slots")
+  assert scalar.step == shown.step == 3
+  assert shown.tensor_proto.string_val[:2] == [b"6", b"4"]
+  assert flax.core.FrozenDict(read_lines(tmp_path)[0]) == {
+    "step": 3, "split": "train", "loss": 0.25
+  }  # fmt: skip

@@ -1,0 +1,280 @@
+"""The manner of every command: its flags, its help, its errors, its exit codes.
+
+A command is a function of its arguments:
+
+  def main(arguments):
+    flags = command.Flags(__doc__)
+    flags.define_string("to", "predictions", "Folder to write to.")
+    images = flags.parse(arguments)
+    ...
+
+  if __name__ == "__main__":
+    command.run(main)
+
+Every command has --help, which prints the top of its file and every flag, and
+--verbosity=1, which shows where an error happened. Exit codes:
+
+   0  The command did what it was asked for.
+   1  An error ended it; the last line of standard error says which.
+   2  The command line is wrong; the last line says how.
+  75  A signal ended it; what was done is kept, and the same command goes on.
+"""
+
+from collections.abc import Callable, Sequence
+import logging as std_logging
+import os
+from pathlib import Path
+import re
+import sys
+import textwrap
+import threading
+import traceback
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+import configs
+
+_FAILED, _BAD_USAGE = 1, 2
+INTERRUPTED = os.EX_TEMPFAIL  # 75, "try again", in sysexits.h.
+
+
+class UsageError(ValueError):
+  """The command line is wrong."""
+
+
+class Flags(flags.FlagValues):
+  """The flags of one command, apart from those of every other one."""
+
+  def __init__(self, doc: str, arguments: str = ""):
+    """Defines the flags that every command has.
+
+    Args:
+      doc: what --help prints first: the docstring of the command's file.
+      arguments: what the command takes beside flags, for example "IMAGE...";
+        "" if it takes nothing.
+    """
+    super().__init__()
+    # FlagValues takes every plain attribute for a flag.
+    self.__dict__.update(_doc=doc, _arguments=arguments)
+    self.define_bool("help", False, "Print this help and end.")
+    self.define_integer(
+      "verbosity",
+      0,
+      "How much to log: -1 warnings, 0 also progress, 1 also where an error"
+      " happened.",
+    )
+
+  def define_string(self, name: str, default: str | None, text: str) -> None:
+    """Defines --name=TEXT."""
+    flags.DEFINE_string(name, default, text, flag_values=self)
+
+  def define_bool(self, name: str, default: bool, text: str) -> None:
+    """Defines --name and --noname."""
+    flags.DEFINE_bool(name, default, text, flag_values=self)
+
+  def define_integer(
+    self, name: str, default: int | None, text: str, minimum: int | None = None
+  ) -> None:
+    """Defines --name=NUMBER, which is at least `minimum`."""
+    flags.DEFINE_integer(
+      name, default, text, lower_bound=minimum, flag_values=self
+    )
+
+  def define_integers(
+    self, name: str, default: Sequence[int] | None, text: str
+  ) -> None:
+    """Defines --name=NUMBER,NUMBER,..."""
+    flags.DEFINE(_IntegersParser(), name, default, text, flag_values=self)
+
+  def define_choice(
+    self, name: str, default: str | None, choices: Sequence[str], text: str
+  ) -> None:
+    """Defines --name=CHOICE."""
+    flags.DEFINE_enum(name, default, choices, text, flag_values=self)
+
+  def define_config(self, arguments: Sequence[str], text: str) -> None:
+    """Defines --config=NAME and a flag for every field of that config.
+
+    Args:
+      arguments: of the command; they say which fields are changed.
+      text: the help.
+    """
+    config_flags.DEFINE_config_file(
+      "config",
+      None,
+      f"{text} A file, or the name of one in configs/; --config.FIELD=VALUE"
+      " changes one of its fields.",
+      flag_values=self,
+      sys_argv=["", *_with_config_file(arguments)],
+    )
+
+  @property
+  def config_name(self) -> str:
+    """The short name of --config.
+
+    configs/quickstart.py is quickstart, configs/smoke.py:x is smoke_x.
+    """
+    path = config_flags.get_config_filename(self["config"])
+    path, _, argument = path.partition(":")
+    return "_".join(filter(None, [Path(path).stem, argument]))
+
+  def define_run(self) -> None:
+    """Defines --workdir and --pretrained, of which a command needs one."""
+    self.define_string("workdir", None, "Folder of a run.")
+    self.define_string(
+      "pretrained", None, "Name of weights that come with the package."
+    )
+
+  def define_slots_and_iterations(self) -> None:
+    """Defines --num_slots and --num_iterations."""
+    self.define_integer("num_slots", None, "K; default: the run's.", minimum=1)
+    self.define_integer(
+      "num_iterations", None, "T; default: the run's.", minimum=1
+    )
+
+  def parse(self, arguments: Sequence[str]) -> list[str]:
+    """Reads the arguments of a command into its flags.
+
+    Returns:
+      The arguments that are no flags.
+
+    Raises:
+      UsageError: for an unknown flag or a bad value; and for arguments that are
+        no flags if the command takes none.
+      SystemExit: after --help.
+    """
+    try:
+      _, *rest = self(["", *_with_config_file(arguments)])
+    except flags.Error as error:
+      # Of an error in a config, ml_collections gives the whole traceback.
+      *_, last_line = str(error).strip().splitlines()
+      raise UsageError(last_line) from error
+    except (AttributeError, KeyError) as error:
+      raise UsageError(_unknown_field(arguments, str(error))) from error
+    except Exception as error:  # Whatever the code of a config raises.
+      raise UsageError(f"the config cannot be read: {error}") from error
+    if self.help:
+      print(self._describe())
+      sys.exit()
+    logging.set_verbosity(self.verbosity)
+    if rest and not self.__dict__["_arguments"]:
+      raise UsageError(f"arguments without a flag: {' '.join(rest)}")
+    self._check_run()
+    return rest
+
+  def _check_run(self):
+    if "pretrained" in self and bool(self.workdir) == bool(self.pretrained):
+      raise UsageError("give either --workdir or --pretrained")
+
+  def _describe(self):
+    lines = [self.__dict__["_doc"].strip(), "", "Flags:"]
+    for name in sorted(self):
+      flag = self[name]
+      default = "" if flag.default is None else f" Default: {flag.default}."
+      text = textwrap.fill(
+        f"{flag.help}{default}",
+        80,
+        initial_indent=" " * 6,
+        subsequent_indent=" " * 6,
+      )
+      lines += [f"  --{name}", text]
+    return "\n".join(lines)
+
+
+class _IntegersParser(flags.ArgumentParser):
+  """NUMBER,NUMBER,... as a list."""
+
+  def parse(self, argument):
+    if isinstance(argument, str):
+      argument = argument.split(",")
+    try:
+      return [int(number) for number in argument]
+    except ValueError:
+      raise ValueError("must be numbers with commas, as in 0,1,2") from None
+
+  def flag_type(self):
+    return "comma separated integers"
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+  """Runs a command on this process' arguments and ends with its exit code."""
+  # The flags of absl's own are not used, but its log asks for them.
+  flags.FLAGS.mark_as_parsed()
+  logging.use_absl_handler()
+  logging.get_absl_handler().addFilter(_is_worth_reading)
+  # What fails in a thread of Orbax is raised again where it is waited for.
+  threading.excepthook = sys.unraisablehook = _log_error_elsewhere
+  try:
+    main(sys.argv[1:])
+  except UsageError as error:
+    _fail(str(error), _BAD_USAGE)
+  except KeyboardInterrupt:
+    _fail("interrupted; the same command goes on", INTERRUPTED)
+  except (
+    ValueError, OSError, ImportError, ArithmeticError, RuntimeError
+  ) as error:  # fmt: skip
+    if logging.level_debug():
+      traceback.print_exc()
+    # After a RuntimeError of JAX, when a device or another process failed, an
+    # orderly end would wait for the others for minutes.
+    leave = os._exit if isinstance(error, RuntimeError) else sys.exit
+    code = getattr(error, "exit_code", _FAILED)
+    hint = " (--verbosity=1 shows where)" if code == _FAILED else ""
+    _fail(f"{error}{hint}", code, leave)
+
+
+def _with_config_file(arguments):
+  """The arguments, with the file of a config in the place of its name."""
+  result = []
+  for i, argument in enumerate(arguments):
+    if argument.startswith("--config="):
+      argument = f"--config={_config_file(argument.partition('=')[2])}"
+    elif i and arguments[i - 1] == "--config":
+      argument = _config_file(argument)
+    result.append(argument)
+  return result
+
+
+def _config_file(name):
+  """The file of a config, with its argument, from the name of either."""
+  try:
+    return configs.find(name)
+  except configs.UnknownConfigError as error:
+    raise UsageError(str(error)) from error
+
+
+def _unknown_field(arguments, error):
+  """What ml_collections means by an AttributeError or a KeyError."""
+  (name, *_) = re.findall(r"\w+", error) or [error]
+  similar = re.search(r'Did you mean "(\w+)"', error)
+  given = [
+    argument
+    for argument in arguments
+    if argument.startswith("--config.") and re.search(rf"\b{name}\b", argument)
+  ]
+  return f"the config has no field {name}: {' '.join(given)}" + (
+    f" (did you mean {similar[1]}?)" if similar else ""
+  )
+
+
+def _log_error_elsewhere(error):
+  logging.debug("In another thread:", exc_info=error[:3])
+
+
+def _is_worth_reading(record):
+  """Whether a log record is of this project, or at least a warning.
+
+  JAX and Orbax log a page of information about each of their steps. Orbax also
+  logs, in many pages, the errors that it raises.
+  """
+  path = Path(record.pathname)
+  own = Path(__file__).parent in path.parents
+  raised_again = {"orbax", "asyncio"} & set(path.parts)
+  least = std_logging.CRITICAL if raised_again else std_logging.WARNING
+  return own or logging.level_debug() or record.levelno >= least
+
+
+def _fail(message, code, leave=sys.exit):
+  print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
+  leave(code)

@@ -1,0 +1,223 @@
+"""The table of the data sets, and the check of a config's data section.
+
+A new procedural data set is a module with a function `generate` and one entry
+of `DATA_SETS`.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import inspect
+from typing import Any
+
+from slot_attention.checks import (
+  check_at_least,
+  check_choice,
+  check_section,
+)
+from slot_attention.data import (
+  clevr,
+  clevr_scenes,
+  multi_dsprites,
+  store,
+  tetrominoes,
+)
+
+SOURCES = ("procedural", "original")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+  """What is known of a data set before it is prepared.
+
+  Attributes:
+    image_shape: height, width and channels of an image, unless an option
+      `image_size` says otherwise.
+    max_objects: the largest number of objects in an image.
+    num_train: the first examples, which the paper trains on.
+    num_examples: how many are prepared by default: `num_train` and enough after
+      them for evaluation.
+    has_targets: whether examples have the targets of set prediction.
+    generate: draws one chunk of the procedural data set; its keyword arguments
+      are the options in config.data.procedural. None if the data set exists
+      only as an original.
+    chunk_size: the number of examples that `generate` draws.
+    check_options: raises a ValueError for options that `generate` cannot use.
+    fixed: arguments of `generate` that no config chooses.
+    preprocessing: the options of config.data.preprocessing, which both sources
+      take, with the paper's values.
+  """
+
+  image_shape: tuple[int, int, int]
+  max_objects: int
+  num_train: int
+  num_examples: int
+  has_targets: bool = False
+  generate: Callable[..., store.Arrays] | None = None
+  chunk_size: int = 0
+  check_options: Callable[..., None] = lambda **_: None
+  fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def options(self) -> dict[str, inspect.Parameter]:
+    """The options of config.data.procedural but its seed, by name."""
+    return {
+      name: parameter
+      for name, parameter in inspect.signature(self.generate).parameters.items()
+      if name not in {"chunk", "seed", *self.fixed, *self.preprocessing}
+    }
+
+
+def _multi_dsprites(variant, max_objects, channels=3):
+  return DataSet(
+    image_shape=(64, 64, channels),
+    max_objects=max_objects,
+    num_train=60_000,
+    num_examples=60_320,
+    generate=multi_dsprites.generate,
+    chunk_size=multi_dsprites.CHUNK_SIZE,
+    fixed={"variant": variant},
+  )
+
+
+def _objects_room(max_objects, num_train, num_examples):
+  return DataSet((64, 64, 3), max_objects, num_train, num_examples)
+
+
+_CLEVR = DataSet(
+  image_shape=(128, 128, 3),
+  max_objects=clevr.MAX_OBJECTS,
+  # The official code sets 512 of the 70,000 training images aside; 15,000 for
+  # validation follow.
+  num_train=69_488,
+  num_examples=84_488,
+  has_targets=True,
+  generate=clevr_scenes.generate,
+  chunk_size=clevr_scenes.CHUNK_SIZE,
+  check_options=clevr_scenes.check_options,
+  preprocessing={"crop": False, "image_size": 128},
+)
+
+DATA_SETS = {
+  "tetrominoes": DataSet(
+    image_shape=(35, 35, 3),
+    max_objects=3,
+    num_train=60_000,
+    num_examples=60_320,
+    generate=tetrominoes.generate,
+    chunk_size=tetrominoes.CHUNK_SIZE,
+    check_options=tetrominoes.check_options,
+  ),
+  "multi_dsprites_binarized": _multi_dsprites("binarized", 3, channels=1),
+  "multi_dsprites_colored_on_grayscale": _multi_dsprites(
+    "colored_on_grayscale", 5
+  ),
+  "multi_dsprites_colored_on_colored": _multi_dsprites("colored_on_colored", 4),
+  "clevr_with_masks": dataclasses.replace(
+    _CLEVR,
+    num_train=70_000,
+    num_examples=71_000,
+    preprocessing={"crop": True, "image_size": 128},
+  ),
+  "clevr": _CLEVR,
+  "objects_room_train": _objects_room(3, 60_000, 60_320),
+  "objects_room_six_objects": _objects_room(6, 0, 922),
+  "objects_room_identical_color": _objects_room(6, 0, 922),
+  "objects_room_empty_room": _objects_room(0, 0, 922),
+}
+
+# The fields that say what is prepared, and those that say how it is split, with
+# their types; None stands for a section. `loading.load` says what they mean.
+PREPARED_FIELDS = {
+  "name": str,
+  "source": str,
+  "path": str,
+  "data_dir": str,
+  "num_examples": int,
+  "preprocessing": None,
+  "procedural": None,
+}
+SPLIT_FIELDS = {
+  "num_train": int,
+  "num_eval": int,
+  "max_objects": int,
+  "grayscale": bool,
+}
+
+
+def check_data(data: Mapping[str, Any]) -> None:
+  """Checks a config's data section whole.
+
+  Args:
+    data: see `loading.load`.
+
+  Raises:
+    ValueError: names the field that is missing, unknown, of the wrong type or
+      out of range, or the fields that do not fit each other.
+  """
+  check_section("config.data", data, {**PREPARED_FIELDS, **SPLIT_FIELDS})
+  _check_prepared(data)
+  num_train, num_eval = data["num_train"], data["num_eval"]
+  check_at_least("data.num_train", num_train, 0)
+  check_at_least("data.num_eval", num_eval, 1)
+  check_at_least("data.max_objects", data["max_objects"], 1)
+  if num_train + num_eval > data["num_examples"]:
+    raise ValueError(
+      f"data.num_examples={data['num_examples']} must be at least"
+      f" data.num_train + data.num_eval = {num_train + num_eval}"
+    )
+  if data["grayscale"] and DATA_SETS[data["name"]].image_shape[-1] != 3:
+    raise ValueError(f"data.grayscale=True: {data['name']} has no colours")
+
+
+def check_prepared(data: Mapping[str, Any]) -> None:
+  """Checks a section that has no `SPLIT_FIELDS`, as `check_data` does."""
+  check_section("config.data", data, PREPARED_FIELDS)
+  _check_prepared(data)
+
+
+def _check_prepared(data):
+  check_choice("data.name", data["name"], DATA_SETS)
+  check_choice("data.source", data["source"], SOURCES)
+  check_at_least("data.num_examples", data["num_examples"], 1)
+  data_set = DATA_SETS[data["name"]]
+  preprocessing = data["preprocessing"]
+  check_section(
+    "config.data.preprocessing",
+    preprocessing,
+    {name: type(value) for name, value in data_set.preprocessing.items()},
+  )
+  if "image_size" in preprocessing:
+    image_size = preprocessing["image_size"]
+    check_at_least("data.preprocessing.image_size", image_size, 1)
+  if data["source"] == "procedural":
+    _check_procedural(data_set, preprocessing, data["procedural"])
+
+
+def _check_procedural(data_set, preprocessing, procedural):
+  if data_set.generate is None:
+    raise ValueError(
+      "data.source='procedural': this data set exists only as an original"
+    )
+  types = {name: x.annotation for name, x in data_set.options.items()}
+  check_section(
+    "config.data.procedural", procedural, {"seed": int, **types}, optional=types
+  )
+  check_at_least("data.procedural.seed", procedural["seed"], 0)
+  options = {**preprocessing, **procedural}
+  del options["seed"]
+  try:
+    data_set.check_options(**options)
+  except ValueError as error:
+    raise ValueError(f"data.procedural: {error}") from error
+
+
+def image_shape(data: Mapping[str, Any]) -> tuple[int, int, int]:
+  """Height, width and channels of the images of a data section."""
+  height, width, channels = DATA_SETS[data["name"]].image_shape
+  options = dict(data["preprocessing"])
+  if data["source"] == "procedural":
+    options.update(data["procedural"])
+  if "image_size" in options:
+    height = width = options["image_size"]
+  return height, width, 1 if data["grayscale"] else channels

@@ -1,0 +1,224 @@
+"""From a config's data section to an opened data set, prepared on first use."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from slot_attention.data import clevr_originals, multi_object_records, store
+from slot_attention.data.datasets import DATA_SETS, SPLIT_FIELDS
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """An opened data set.
+
+  Attributes:
+    description: JSON values that say what it is and how it was split.
+    splits: "train" and "eval".
+  """
+
+  description: dict[str, Any]
+  splits: dict[str, store.Split]
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Height, width and channels of the images."""
+    return self.splits["eval"].image_shape
+
+
+def load(data: Mapping[str, Any]) -> Data:
+  """Opens a data set, and prepares it first where that has not been done yet.
+
+  Args:
+    data: the data section of a config, which `datasets.check_data` accepts:
+      name: one of `datasets.DATA_SETS`.
+      source: "procedural" (drawn here) or "original".
+      path: of the original: the TFRecord file, or a folder of CLEVR. If it is
+        empty, TFRecords are downloaded, and CLEVR is that of
+        tensorflow-datasets. Procedural data does not use it.
+      data_dir: folder of the prepared data sets.
+      num_examples: how many to prepare; a larger prepared set of the same kind
+        serves as well.
+      preprocessing: of CLEVR "crop" and "image_size", see `clevr.frame`; of
+        the others nothing.
+      procedural: "seed" and options of the generator, such as
+        `tetrominoes.generate`. Original data does not use it.
+      num_train: the first examples, for training.
+      num_eval: the examples right after those, for evaluation.
+      max_objects: images with more objects are left out: of the first
+        `num_train`, and before `num_eval` are counted.
+      grayscale: whether to turn colour into luminance, one channel.
+
+  Returns:
+    The data set, with the splits "train" and "eval".
+
+  Raises:
+    ValueError: if there are too few examples, or the data is damaged.
+    OSError: if the original is missing, or nothing can be written.
+    ImportError: if the original needs TensorFlow, which is not installed.
+  """
+  directory = prepare(data)
+  prepared = store.read(directory)
+  train, evaluation = _split(prepared.arrays, data)
+  max_objects, grayscale = data["max_objects"], data["grayscale"]
+  logging.info(
+    "Data: %s, %s, in %s; training on %s of the first %s examples, evaluating"
+    " on %s after those (up to example %s); at most %d objects",
+    data["name"],
+    data["source"],
+    directory,
+    f"{len(train):,}",
+    f"{data['num_train']:,}",
+    f"{len(evaluation):,}",
+    f"{evaluation[-1] + 1:,}",
+    max_objects,
+  )
+  arrays = prepared.arrays
+  if "targets" in arrays:
+    arrays = {**arrays, "targets": arrays["targets"][:, :max_objects]}
+  return Data(
+    {
+      **prepared.description,
+      **{name: data[name] for name in SPLIT_FIELDS},
+    },
+    {
+      "train": store.Split(arrays, train, grayscale),
+      "eval": store.Split(arrays, evaluation, grayscale),
+    },
+  )
+
+
+def _split(arrays, data):
+  """The examples of both splits, int [n] each."""
+  num_examples, num_train, num_eval = (
+    data[name] for name in ("num_examples", "num_train", "num_eval")
+  )
+  max_objects = data["max_objects"]
+  fits = np.flatnonzero(store.count_objects(arrays) <= max_objects)
+  fits = fits[fits < num_examples]
+  evaluation = fits[fits >= num_train][:num_eval]
+  if len(evaluation) < num_eval:
+    raise ValueError(
+      f"of the {num_examples} examples only {len(evaluation)} after the first"
+      f" {num_train} have at most data.max_objects={max_objects} objects:"
+      f" data.num_eval={num_eval} needs a larger data.num_examples"
+    )
+  return fits[fits < num_train], evaluation
+
+
+def prepare(
+  data: Mapping[str, Any], *, shard: int = 0, num_shards: int = 1
+) -> Path | None:
+  """Makes a data set if it is not there yet.
+
+  Args:
+    data: see `load`; the `datasets.SPLIT_FIELDS` are not needed.
+    shard: which part of the work to do, 0-based.
+    num_shards: into how many parts the work is divided.
+
+  Returns:
+    The folder of the prepared data set, or None if other shards are missing.
+  """
+  data_set, num_examples = DATA_SETS[data["name"]], data["num_examples"]
+  preprocessing = dict(data["preprocessing"])
+  description = {
+    "name": data["name"],
+    "source": data["source"],
+    "preprocessing": preprocessing,
+  }
+  if data["source"] == "procedural":
+    defaults = {name: x.default for name, x in data_set.options.items()}
+    description["procedural"] = {**defaults, **data["procedural"]}
+    generate = functools.partial(
+      data_set.generate,
+      **data_set.fixed,
+      **preprocessing,
+      **description["procedural"],
+    )
+    make_chunks = functools.partial(map, generate)
+    chunk_size = data_set.chunk_size
+  else:
+    path = data["path"]
+    description["path"] = str(Path(path).absolute()) if path else ""
+    chunk_size, make_chunks = _original(data)
+
+  # The name is readable, and differs wherever the description does.
+  digest = hashlib.sha256(
+    json.dumps(description, sort_keys=True).encode()
+  ).hexdigest()
+  prefix = f"{data['name']}-{data['source']}-{digest[:8]}"
+  for count, directory in prepared_sets(data["data_dir"], prefix):
+    if count >= num_examples:
+      return directory
+  directory = Path(data["data_dir"]) / f"{prefix}-{num_examples}"
+  done = store.write(
+    directory,
+    description,
+    num_examples=num_examples,
+    chunk_size=chunk_size,
+    make_chunks=make_chunks,
+    shard=shard,
+    num_shards=num_shards,
+  )
+  return directory if done else None
+
+
+def prepared_sets(
+  data_dir: Path | str, prefix: str = ""
+) -> list[tuple[int, Path]]:
+  """Number of examples and folder of each prepared data set, in that order."""
+  counts = {
+    directory: directory.name.rpartition("-")[-1]
+    for directory in Path(data_dir).glob(f"{prefix}*-*")
+  }
+  return sorted(
+    (int(count), directory)
+    for directory, count in counts.items()
+    if count.isdecimal()
+  )
+
+
+def _original(data):
+  """The size of a chunk, and the function that reads chunks."""
+  name, path = data["name"], data["path"]
+  options = dict(data["preprocessing"])
+  size = clevr_originals.CHUNK_SIZE
+  if name.startswith("clevr") and path and Path(path).is_dir():
+    read = clevr_originals.read_folder
+  elif name == "clevr":
+    read = clevr_originals.read_folder if path else clevr_originals.read_tfds
+  else:
+    size = multi_object_records.CHUNK_SIZE
+    if name == "clevr_with_masks":
+      read = clevr_originals.read_with_masks
+    else:
+      read, options = _read_records, {"name": name}
+
+  def make_chunks(chunks: Sequence[int]) -> Iterator[store.Arrays]:
+    place = Path(path) if path else None
+    if place is None and name != "clevr":
+      multi_object_records.check_tensorflow()
+      folder = Path(data["data_dir"], "originals")
+      place = multi_object_records.download(name, folder)
+    # Chunks in a row are one pass over the file.
+    for _, run in itertools.groupby(
+      enumerate(chunks), lambda numbered: numbered[1] - numbered[0]
+    ):
+      run = [chunk for _, chunk in run]
+      stop = min((run[-1] + 1) * size, data["num_examples"])
+      yield from read(place, run[0] * size, stop, **options)
+
+  return size, make_chunks
+
+
+def _read_records(path, start, stop, *, name):
+  for chunk in multi_object_records.read(path, name, start, stop):
+    yield {"images": chunk["images"], "segments": chunk["segments"]}

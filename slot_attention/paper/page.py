@@ -1,0 +1,176 @@
+"""The page results/README.md: what is measured, and what is not yet."""
+
+import collections
+import json
+from pathlib import Path
+
+from slot_attention.paper import tables
+from slot_attention.paper.experiments import EXPERIMENTS
+from slot_attention.paper.rows import changed_values, config_name, rows_at
+
+# What `figures.py` draws of any run: where the paper has it, what it shows, and
+# the picture of a smaller run, from the folder of the results, or "".
+PICTURES = (
+  ("Figure 3", "Slots, attention, iterations", "../docs/quickstart_slots.png"),
+  ("Figure 4", "Slots of greyscale CLEVR6 without their masks", ""),
+  ("Figure 6", "Attention of set prediction", ""),
+  ("Figure 20", "Slots of more objects, with more slots", ""),
+  (
+    "Table 2",
+    "Predictions after each iteration",
+    "../docs/clevr_set_prediction_small.png",
+  ),
+)
+
+
+def render(results: Path) -> str:
+  """What is measured, of the paper and else, by the JSON files of a folder."""
+  records = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted(results.glob("*.json"))
+  }
+  figures = [
+    [experiment.place, experiment.title]
+    + [_measured(records, name, scale) for scale in ("paper", "small")]
+    for name, experiment in EXPERIMENTS.items()
+  ]
+  figures += [
+    [place, title, "not yet", f"[picture]({picture})" if picture else "not yet"]
+    for place, title, picture in PICTURES
+  ]
+  numbers = [
+    [experiment.place, row.label, metric, number]
+    + [_number(records, name, row, metric, s) for s in ("paper", "small")]
+    for name, experiment in EXPERIMENTS.items()
+    for row in experiment.rows
+    for metric, number in row.paper.items()
+    if experiment.see != "table3"  # Whose numbers stand there.
+  ]
+  lines = [
+    _PAGE,
+    *tables.grid(["where", "what", "paper's scale", "small scale"], figures),
+    "",
+    "## The paper's numbers",
+    "",
+    "In percent. Those at the small scale are of other data and models.",
+    "",
+    *tables.grid(
+      ["where", "row", "metric", "paper", "paper's scale", "small scale"],
+      numbers,
+    ),
+    "",
+    "## Directions of appendix B",
+    "",
+    "Whether variants differ from the default as the paper says:",
+    "",
+  ]
+  for stem, record in records.items():
+    agrees = collections.Counter(
+      line["agrees"] or "not stated" for line in record.get("differences", ())
+    )
+    if agrees and record["scale"] != "smoke":
+      counts = ", ".join(f"{agrees[x]} {x}" for x in sorted(agrees))
+      lines.append(f"- [{stem}]({stem}.md): {counts}")
+  if not lines[-1]:
+    lines.append("Not yet measured.")
+  lines += ["", "## Other measurements", ""]
+  pictures = collections.defaultdict(str)
+  for path in sorted(results.glob("*.png")):
+    owners = [stem for stem in records if path.stem.startswith(stem)]
+    pictures[max(owners, key=len, default="")] += (
+      f", [{path.stem}]({path.name})"
+    )
+  lines += [
+    f"- [{stem}.json]({stem}.json): {_origin_of(record)}{pictures[stem]}"
+    for stem, record in records.items()
+    if "experiment" not in record
+  ]
+  return "\n".join(lines) + "\n"
+
+
+_PAGE = """# What was measured
+
+`python -m slot_attention.paper.reproduce --page` writes this page from the JSON
+files in this folder.
+
+## The paper's tables and figures
+
+`python -m slot_attention.paper.reproduce NAME` measures a table or figure, and
+`python -m slot_attention.paper.figures --workdir=RUN` draws the last five. The
+paper's scale has the paper's data, models and steps. The small scale has
+`configs/quickstart.py` and `configs/clevr_set_prediction_small.py` in their
+place; where these cannot stand for them, the table says "none".
+"""
+
+
+def write(results: Path) -> None:
+  """Writes the page into the folder that it is about."""
+  (results / "README.md").write_text(render(results))
+
+
+def _measured(records, name, scale):
+  """The cell of the page for an experiment at a scale."""
+  experiment = EXPERIMENTS[name]
+  if not rows_at(experiment, scale):
+    return "none"
+  stem, seen = f"{name}_{scale}", f"{experiment.see}_{scale}"
+  if stem in records:
+    record = records[stem]
+    return (
+      f"[{stem}]({stem}.md), [picture]({stem}.png),"
+      f" {len(record['rows'][0]['seeds'])} seeds, {record['date']},"
+      f" {record['hardware']}{_missing(record, experiment)}"
+    )
+  if seen in records:
+    return f"see [{seen}]({seen}.md){_missing(records[seen], experiment)}"
+  return "not yet"
+
+
+def _missing(record, experiment):
+  """Names configs and rows of an experiment of which a record has no run."""
+  scale = record["scale"]
+  has = [(row["config"], row["changes"]) for row in record["rows"]]
+  configs, rows = collections.defaultdict(list), collections.defaultdict(list)
+  for row in rows_at(experiment, scale):
+    config = config_name(row.config, scale)
+    configs[config].append(row.label)
+    if (config, changed_values(row, scale)) not in has:
+      rows[config].append(row.label)
+  names = []
+  for config, labels in rows.items():
+    names += [config] if labels == configs[config] else labels
+  return "".join(f"; {name} not yet" for name in names)
+
+
+def _number(records, name, row, metric, scale):
+  """The cell of the page for a number of the paper at a scale."""
+  config = config_name(row.config, scale)
+  exist = rows_at(EXPERIMENTS[name], scale)
+  if (row.label, row.config) not in {(x.label, x.config) for x in exist}:
+    return "none"
+  key = (row.label, config, metric)
+  for shown in (name, EXPERIMENTS[name].see):
+    for line in records.get(f"{shown}_{scale}", {"table": []})["table"]:
+      if key == (line["label"], line["config"], line["metric"]):
+        without = tables.without_stripes(line)
+        return tables.here(line) + (f" ({without})" if without else "")
+  return "not yet"
+
+
+def _origin_of(record):
+  """Command, date, hardware, versions and seeds of a record of anything."""
+  missing = "not recorded"
+  hardware = record.get("hardware", record.get("device", missing))
+  if isinstance(hardware, dict):
+    hardware = tables.pairs(hardware)
+  versions = record.get("versions", {"jax": record.get("jax", missing)})
+  seeds = record.get("seeds", [record["seed"]] if "seed" in record else [])
+  seeds = [x["seed"] if isinstance(x, dict) else x for x in seeds]
+  parts = [
+    f"`{record.get('command', missing)}`",
+    record.get("date", missing)[:10],
+    hardware,
+    tables.pairs(versions),
+    tables.seeds(" ".join(map(str, seeds))),
+  ]
+  return ", ".join(part for part in parts if part)

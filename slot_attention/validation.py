@@ -1,0 +1,122 @@
+"""The one door: a config is checked whole here, before anything is made.
+
+What comes after the door relies on it: nothing checks a config's types again.
+"""
+
+import ml_collections
+
+from slot_attention import tasks
+from slot_attention.checks import (
+  check_at_least,
+  check_choice,
+  check_section,
+)
+from slot_attention.data import batches, clevr, datasets
+
+# Every field of a config but its sections: type and least value.
+FIELDS = {
+  "task": (str, None),
+  "seed": (int, 0),
+  "batch_size": (int, 1),
+  "num_steps": (int, 1),
+  "learning_rate": (float, 0),
+  "warmup_steps": (int, 0),
+  "decay_rate": (float, 0),
+  "decay_steps": (int, 1),
+  "max_grad_norm": (float, 0),
+  "max_minutes": (float, 0),
+  "log_every": (int, 1),
+  "eval_every": (int, 1),
+  "eval_batch_size": (int, 1),
+  "checkpoint_every": (int, 1),
+  "keep_checkpoints": (int, 1),
+  "data_placement": (str, None),
+  "steps_per_dispatch": (int, 1),
+  "compute_dtype": (str, None),
+  "num_cpu_devices": (int, 1),
+}
+SECTIONS = ("data", "model", "loss")
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+def checked(
+  config: ml_collections.ConfigDict, *, num_devices: int = 1
+) -> ml_collections.ConfigDict:
+  """The config, if it can be used.
+
+  Args:
+    config: of an experiment, see configs/.
+    num_devices: that share a batch; 1 as long as that is not known.
+
+  Returns:
+    A copy in which fields of the model that the config leaves out have their
+    defaults.
+
+  Raises:
+    ValueError: names the field that is missing, unknown, of the wrong type or
+      out of range, or the fields that do not fit each other.
+  """
+  types = {name: kind for name, (kind, _) in FIELDS.items()}
+  check_section("config", config, {**types, **dict.fromkeys(SECTIONS)})
+  for name, (_, least) in FIELDS.items():
+    if least is not None:
+      check_at_least(name, config[name], least)
+  check_choice("data_placement", config.data_placement, batches.PLACEMENTS)
+  check_choice("compute_dtype", config.compute_dtype, COMPUTE_DTYPES)
+  datasets.check_data(config.data)
+  tasks.check_task(config)
+
+  config = config.copy_and_resolve_references()
+  config.model = tasks.with_defaults(config.model, config.task)
+  task = tasks.make_task(config)
+  _check_steps(config)
+  _check_devices(config, num_devices)
+  _check_data_for_task(config, task)
+  return config
+
+
+def _check_steps(config):
+  """What happens every so many steps happens at the end of a dispatch."""
+  for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
+    if config[name] % config.steps_per_dispatch:
+      raise ValueError(
+        f"{name}={config[name]} is not a multiple of"
+        f" steps_per_dispatch={config.steps_per_dispatch}"
+      )
+
+
+def _check_devices(config, num_devices):
+  for name in ("batch_size", "eval_batch_size"):
+    if config[name] % num_devices:
+      raise ValueError(
+        f"{name}={config[name]} is not a multiple of the {num_devices} devices"
+        " that share a batch"
+      )
+
+
+def _check_data_for_task(config, task):
+  """The images and targets of the data are those of the model."""
+  data = config.data
+  if task.num_outputs:
+    if not datasets.DATA_SETS[data.name].has_targets:
+      raise ValueError(
+        f"data.name={data.name!r}: the data has no targets, which"
+        f" task={config.task!r} needs"
+      )
+    if task.num_outputs != clevr.TARGET_SIZE:
+      raise ValueError(
+        f"model.classifier.num_outputs={task.num_outputs} does not fit the"
+        f" {clevr.TARGET_SIZE} numbers of a target"
+      )
+  images = datasets.image_shape(data)
+  if task.image_shape not in (None, images):
+    raise ValueError(
+      f"images of {_sizes(images)} (height x width x channels) do not fit the"
+      f" decoder, which draws {_sizes(task.image_shape)}: change"
+      " model.decoder.broadcast_size, model.decoder.strides,"
+      " model.decoder.channels or the data"
+    )
+
+
+def _sizes(shape):
+  return "x".join(map(str, shape))

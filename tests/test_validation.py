@@ -1,0 +1,207 @@
+"""Tests of the one door.
+
+Random changes of a config run, or end in one message that names the field:
+never in an error of JAX, Flax or NumPy, which would not say what to change.
+"""
+
+import math
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+import configs
+from configs import smoke
+from slot_attention import validation
+from slot_attention.training import (
+  evaluate,
+  train,
+)
+from tests.runs import make_config, use_slot_mlp
+
+NUM_CHANGES = 200
+VALUES = (
+  None, "", "nothing", True, False, -1, 0, 1, 2, 3, 5, 300, 2**40, -0.5, 0.0,
+  0.5, 3.0, math.nan, math.inf, (), (0,), (1,), (2, 2), (16, 16), (1, 1, 1, 1),
+  ("a",), (-1, 2), (0.5, 0.5), [1], {}, {"a": 1},
+)  # fmt: skip
+
+
+def small_config(data_dir):
+  config = smoke.get_config("quickstart")
+  config.num_steps = 1
+  config.num_cpu_devices = 4
+  config.model.encoder.features = config.model.decoder.features = (4, 4)
+  config.model.encoder.strides = config.model.decoder.strides = (1, 1)
+  config.model.slot_attention.num_iterations = 1
+  config.data.data_dir = str(data_dir)
+  return config.to_dict()
+
+
+def places(tree, prefix=()):
+  """Paths of all sections and fields."""
+  for name, value in tree.items():
+    yield (*prefix, name)
+    if isinstance(value, dict):
+      yield from places(value, (*prefix, name))
+
+
+def change(tree, path, action, value):
+  *sections, name = path
+  for section in sections:
+    tree = tree[section]
+  if action == "delete":
+    del tree[name]
+  elif action == "rename":
+    tree[name + "s"] = tree.pop(name)
+  else:
+    tree[name] = value
+
+
+def all_changes():
+  """Deletes or renames each field once in a while, else sets it to a value."""
+  rng = np.random.default_rng(0)
+  paths = list(places(small_config("")))
+  for _ in range(NUM_CHANGES):
+    path = paths[rng.integers(len(paths))]
+    action = rng.choice(["delete", "rename"] + 8 * ["set"])
+    yield path, action, VALUES[rng.integers(len(VALUES))]
+
+
+def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  # None of these depends on what is changed, but for the data and the batch.
+  monkeypatch.setattr(
+    evaluate, "make_evaluator", lambda *_, **__: lambda params: {"loss": 0.0}
+  )
+  monkeypatch.setattr(evaluate, "make_artist", lambda *_: lambda params: [])
+  monkeypatch.setattr(evaluate, "report", lambda *_: None)
+  good = small_config(tmp_path / "data")
+  train.train(ConfigDict(good), tmp_path / "good")
+
+  outcomes = {"runs": [], "is refused": [], "fails": []}
+  for i, (path, action, value) in enumerate(all_changes()):
+    config = small_config(tmp_path / "data")
+    change(config, path, action, value)
+    config = ConfigDict(config)
+    what = f"{action} {'.'.join(path)} {value!r}"
+    try:
+      validation.checked(config, num_devices=4)
+    except ValueError as error:
+      # Where images do not fit the decoder, it is not known which is meant.
+      named = any(name in str(error) for name in (path[-1], "images of"))
+      outcomes["is refused" if named else "fails"].append(f"{what}: {error}")
+      continue
+    except Exception as error:
+      outcomes["fails"].append(f"{what}, at the door: {error!r}")
+      continue
+    try:
+      train.train(config, tmp_path / str(i))
+    except FloatingPointError:  # A value that is too large, not a wrong one.
+      outcomes["runs"].append(what)
+    except Exception as error:
+      # Only the data itself tells how many images have few enough objects.
+      known = "examples only" in str(error) or "leaves nothing" in str(error)
+      outcomes["runs" if known else "fails"].append(f"{what}: {error!r}")
+    else:
+      outcomes["runs"].append(what)
+  assert not outcomes["fails"], "\n".join(outcomes["fails"])
+  assert len(outcomes["runs"]) > 10 and len(outcomes["is refused"]) > 100
+
+
+def test_data_without_what_the_task_needs_is_refused(config, tmp_path):
+  task = make_config(tmp_path, "set_prediction")
+  task.data = config.data
+  with pytest.raises(ValueError, match="the data has no targets"):
+    validation.checked(task)
+  sets = configs.load("smoke:clevr_set_prediction")
+  sets.model.classifier.num_outputs = 18
+  with pytest.raises(ValueError, match="num_outputs=18 does not fit the 19"):
+    validation.checked(sets)
+
+
+@pytest.mark.parametrize("field", ["num_steps", "log_every", "eval_every"])
+def test_what_happens_every_so_often_fits_the_dispatches(config, field):
+  config.update(steps_per_dispatch=2, eval_every=2, checkpoint_every=2)
+  config[field] = 5
+  with pytest.raises(ValueError, match=f"{field}=5 is not a multiple of"):
+    validation.checked(config)
+
+
+@pytest.mark.parametrize(
+  "field, value, words",
+  [
+    ("task", "dreaming", "task='dreaming' is not one of object_discovery"),
+    ("batch_size", 6, "batch_size=6 is not a multiple of the 4 devices"),
+    ("eval_batch_size", 2, "eval_batch_size=2 is not a multiple of the 4"),
+    ("num_steps", 0, "num_steps=0 must be at least 1"),
+    ("log_every", 0, "log_every=0 must be at least 1"),
+    ("data_placement", "disk", "data_placement='disk' is not one of device"),
+    ("compute_dtype", "int8", "compute_dtype='int8' is not one of float32, bf"),
+    ("model.slot_attention.num_slots", 0, "slot_attention.num_slots=0 must be"),
+    ("model.slot_attention.update", "lstm", "update='lstm' is not one of gru"),
+    ("model.decoder.broadcast_size", (11, 12), "do not fit the decoder"),
+    ("model.encoder.strides", (2, 1), "one entry for each convolution"),
+    ("data.name", "mnist", "data.name='mnist' is not one of tetrominoes"),
+    ("data.procedural.image_size", 7, "image_size=7 has no room"),
+  ],
+)
+def test_bad_values_are_named_before_anything_is_written(
+  config, tmp_path, field, value, words
+):
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=words):
+    train.train(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_missing_unknown_and_mistyped_fields_are_named(config):
+  wrong = config.copy_and_resolve_references()
+  wrong.batchsize = 4
+  del wrong.seed
+  with pytest.raises(
+    ValueError,
+    match=r"seed is missing, batchsize is unknown \(did you mean batch_size\?",
+  ):
+    validation.checked(wrong)
+  wrong = config.copy_and_resolve_references()
+  wrong.model.encoder.colour = 1
+  del wrong.model.slot_attention.num_slots
+  with pytest.raises(ValueError, match="model.encoder: colour is unknown"):
+    validation.checked(wrong)
+  del wrong.model.encoder.colour
+  with pytest.raises(ValueError, match="slot_attention: num_slots is missing"):
+    validation.checked(wrong)
+  wrong = ConfigDict({**config.to_dict(), "batch_size": "4"})
+  with pytest.raises(ValueError, match="batch_size='4' must be of type int"):
+    validation.checked(wrong)
+  wrong = config.copy_and_resolve_references()
+  del wrong.model.decoder
+  with pytest.raises(ValueError, match="config.model: decoder is missing"):
+    validation.checked(wrong)
+  wrong = config.copy_and_resolve_references()
+  wrong.model.decodr = wrong.model.decoder
+  with pytest.raises(ValueError, match=r"decodr is unknown \(did you mean dec"):
+    validation.checked(wrong)
+  wrong = config.copy_and_resolve_references()
+  use_slot_mlp(wrong)
+  wrong.model.slot_attention = config.model.slot_attention
+  with pytest.raises(ValueError, match="and slot_mlp exclude each other"):
+    validation.checked(wrong)
+
+
+def test_a_field_that_a_module_has_by_default_may_be_left_out(config):
+  """So a field that is added to a module does not break what exists."""
+  older = config.copy_and_resolve_references()
+  del older.model.slot_attention.temperature
+  del older.model.decoder.remat_chunk_size
+  assert "temperature" not in older.model.slot_attention
+  assert validation.checked(older) == validation.checked(config)
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_every_config_passes_the_door_as_it_stands(name):
+  config = configs.load(name)
+  assert validation.checked(config) == config  # Every field is listed.

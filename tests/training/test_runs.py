@@ -1,0 +1,79 @@
+"""Tests of a run's folder."""
+
+import jax
+import numpy as np
+import pytest
+
+from slot_attention import tasks
+from slot_attention.data import loading
+from slot_attention.training import (
+  evaluate,
+  runs,
+  train,
+)
+
+
+def test_load_run_gives_config_task_and_params(config, tmp_path):
+  train.train(config, tmp_path)
+  run = runs.load(tmp_path)
+  assert run.config == config  # Tuples, too, survive JSON.
+  assert run.step == 6
+  data = loading.load(config.data)
+  outputs = run.task.apply(
+    run.params,
+    tasks.normalize(
+      {
+        "example_ids": np.arange(2),
+        **data.splits["eval"].take(np.arange(2)),
+      }
+    ),
+    jax.random.key(0),
+    num_slots=5,
+  )
+  assert outputs["masks"].shape == (2, 5, 12, 12, 1)
+
+
+def test_another_config_in_the_same_workdir_is_refused(config, tmp_path):
+  train.train(config, tmp_path)
+  before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+  config.seed = 1
+  config.model.encoder.features = (4,)
+  with pytest.raises(ValueError) as error:
+    train.train(config, tmp_path)
+  message = str(error.value)
+  assert "model.encoder.features was (5,), is now (4,)" in message
+  assert "seed was 0, is now 1" in message
+  assert "another --workdir" in message
+  after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+  assert before == after
+
+
+def test_a_model_that_does_not_fit_the_checkpoint_names_the_parameter(
+  config, tmp_path
+):
+  train.train(config, tmp_path)
+  config.model.slot_attention.mlp_hidden_size = 8
+  with pytest.raises(ValueError) as error:
+    evaluate.evaluate_run(config, tmp_path)
+  assert (
+    "slot_attention/mlp/dense_0/kernel is saved as (8, 7), the config needs"
+    " (8, 8)" in str(error.value)
+  )
+
+
+def test_there_is_nothing_to_load_without_a_run(tmp_path, config):
+  with pytest.raises(ValueError, match="there is no run in"):
+    runs.load(tmp_path)
+  runs.save_config(tmp_path, config)
+  with pytest.raises(ValueError, match="has no checkpoint yet"):
+    runs.load(tmp_path)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match="config.json is damaged"):
+    runs.load(tmp_path)
+
+
+def test_a_workdir_that_cannot_be_written_is_named(config, tmp_path):
+  (tmp_path / "file").write_text("in the way")
+  with pytest.raises(OSError, match="workdir .*file/run cannot be written"):
+    train.train(config, tmp_path / "file" / "run")
+  assert (tmp_path / "file").read_text() == "in the way"
