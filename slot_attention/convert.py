@@ -1,13 +1,16 @@
-"""The authors' TensorFlow checkpoints to runs of this project, and back.
+"""Converts the authors' TensorFlow checkpoints to runs, and runs to these.
 
   python -m slot_attention.convert --from=ckpt-500 --to=runs/official
   python -m slot_attention.convert --from=runs/official --to=ckpt-500
 
-The authors published theirs, of both models on CLEVR, in the bucket
-gs://gresearch/slot-attention, folders object-discovery and set-prediction:
-ckpt-500.index and ckpt-500.data-00000-of-00001. Reading and writing them needs
-TensorFlow. Parameters and the step are converted. The state of Adam is not: a
-run that is trained on starts its learning rate anew.
+The authors published the checkpoints of both models on CLEVR in the bucket
+gs://gresearch/slot-attention, in the folders object-discovery and
+set-prediction: ckpt-500.index and ckpt-500.data-00000-of-00001. --from takes
+such a folder, either file, or the path without its ending.
+
+TensorFlow reads and writes these checkpoints. The parameters and the step are
+converted. The state of Adam is not. If the run is trained further, Adam and the
+learning rate start anew.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +33,8 @@ Variables = dict[str, np.ndarray]
 _PREFIX = "network/layer_with_weights-0/"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _STEP = f"global_step{_SUFFIX}"
-# Our names to the official code's; all that fit a name are applied.
+# Patterns that turn our names into those of the official code. Every pattern
+# that fits a name is applied.
 _RENAMED = (
   (r"^encoder/conv_(\d+)", r"encoder_cnn/layer_with_weights-\1"),
   (r"^encoder/position_embedding", "encoder_pos"),
@@ -50,7 +54,8 @@ _GRU_BIASES = (
   "slot_attention/gru/recurrent/bias",
 )
 _GRU_BIAS = f"{_PREFIX}slot_attention/gru/bias{_SUFFIX}"
-# The configs of the published checkpoints, by what only one of them has.
+# The configs of the published checkpoints, by the part that only one of them
+# has.
 _CONFIGS = {
   "decoder_cnn": "clevr6_object_discovery",
   "mlp_classifier": "clevr_set_prediction",
@@ -58,14 +63,17 @@ _CONFIGS = {
 
 
 def to_official(params: Any) -> Variables:
-  """Parameters as the variables of the official code, by name.
+  """Renames parameters to the variables of the official code.
 
   Args:
-    params: of `ObjectDiscovery` or `SetPrediction`. What has no counterpart in
-      the official code keeps its name.
+    params: of `ObjectDiscovery` or `SetPrediction`. A parameter that has no
+      counterpart in the official code keeps its name.
+
+  Returns:
+    The variables by name.
 
   Raises:
-    ValueError: without the GRU of Slot Attention.
+    ValueError: if there is no GRU of Slot Attention.
   """
   flat = traverse_util.flatten_dict(params, sep="/")
   if not set(_GRU_BIASES) <= set(flat):
@@ -78,14 +86,17 @@ def to_official(params: Any) -> Variables:
 
 
 def from_official(variables: Mapping[str, np.ndarray], like: Any) -> Any:
-  """The variables of the official code as parameters.
+  """Renames the variables of the official code to parameters.
 
   Args:
-    variables: by name; counters and the optimiser's may be among them.
+    variables: by name. Counters and the optimiser's variables are ignored.
     like: tree with the names and shapes of the parameters.
 
+  Returns:
+    The tree of the parameters.
+
   Raises:
-    ValueError: names the variables that are missing, too many, or of another
+    ValueError: names the variables that are missing, unknown, or of another
       shape.
   """
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
@@ -114,7 +125,7 @@ def from_official(variables: Mapping[str, np.ndarray], like: Any) -> Any:
 
 
 def _names(paths: Iterable[str]) -> dict[str, str]:
-  """Our names to the official ones, without the biases of the GRU."""
+  """Maps our names to the official ones, without the biases of the GRU."""
   paths = set(paths) - set(_GRU_BIASES)
   last = sum(bool(re.match(r"decoder/conv_\d+/kernel", x)) for x in paths)
   names = {}
@@ -155,14 +166,14 @@ def find_official(path: Path) -> Path:
 
 
 def read_official(path: Path) -> Variables:
-  """All variables of a TensorFlow checkpoint, by name.
+  """Reads all variables of a TensorFlow checkpoint, by name.
 
   Args:
     path: see `find_official`.
 
   Raises:
     ValueError: if it is missing or damaged.
-    ImportError: without TensorFlow.
+    ImportError: if TensorFlow is not installed.
   """
   path = find_official(path)
   tf = _tensorflow()
@@ -185,10 +196,10 @@ def write_official(path: Path, variables: Mapping[str, np.ndarray]) -> None:
     variables: by name.
 
   Raises:
-    ImportError: without TensorFlow.
+    ImportError: if TensorFlow is not installed.
   """
   tf = _tensorflow()
-  # Restoring follows objects and their attributes, not names.
+  # TensorFlow restores by objects and their attributes, not by names.
   tree = traverse_util.unflatten_dict(
     {
       name.removesuffix(_SUFFIX): tf.Variable(x)
@@ -226,12 +237,12 @@ def import_run(
 
   Args:
     source: the checkpoint, see `find_official`.
-    workdir: to be made.
-    config: of the run; that of the published model if left out.
+    workdir: folder to make.
+    config: of the run. If it is left out, the published model's is used.
 
   Raises:
-    ValueError: if the checkpoint is damaged or does not fit the config, or the
-      folder holds something.
+    ValueError: if the checkpoint is damaged or does not fit the config, or if
+      the folder is not empty.
   """
   variables = read_official(source)
   if config is None:
@@ -259,8 +270,8 @@ def export_run(workdir: Path, target: Path) -> None:
     target: the checkpoint, without .index or .data-*.
 
   Raises:
-    ValueError: if there is no run, it has parts that the official code has not,
-      or the target exists.
+    ValueError: if there is no run, if the official code has no counterpart for
+      a part of it, or if the target exists.
   """
   run = runs.load(workdir)
   if target.with_name(f"{target.name}.index").exists():

@@ -1,18 +1,20 @@
-"""What a model sees in images of one's own.
+"""Shows what a model sees in your own images.
 
   python -m slot_attention.predict --workdir=runs/quickstart photo.png
   python -m slot_attention.predict --pretrained=quickstart a.png b.jpg --to=out
 
-Images may have any size: they are cropped, if the run's data was, and resized
-as in training. Into TO/NAME of every image it writes
+Images may have any size. They are cropped, if the run's data was, and resized
+as in training. The command writes into the folder TO/NAME of every image:
 
-  slots.png          of object discovery: Figure 3a
-  segments.png       the slot of every pixel of the image, from 1; 0 is cut off
-  predictions.json   of set prediction: the objects, the surest first
-  attention.png      of every slot and iteration
+  slots.png          object discovery: the slots, as in Figure 3a
+  segments.png       object discovery: the slot of every pixel, counted from 1;
+                     0 where the image was cut off
+  predictions.json   set prediction: the objects, the most certain one first
+  attention.png      the attention of every slot and iteration
   outputs.npz        the arrays that the model returns
 
-This is what a model says that has only seen the images of its training.
+A model has only learned from the images it was trained on. It may see nothing
+sensible in others.
 """
 
 from collections.abc import Sequence
@@ -35,7 +37,7 @@ from slot_attention.metrics import (
   REAL_OBJECT,
 )
 
-# Height and width of the images to which CLEVR's crop belongs.
+# Height and width of the images for which CLEVR's crop is made.
 _CROPPED_SIZE = (240, 320)
 
 
@@ -43,14 +45,14 @@ def read_image(path: Path) -> np.ndarray:
   """Reads an image file as uint8 [H, W, 3], upright.
 
   Raises:
-    ValueError: if it cannot be read as an image; names it and says why.
+    ValueError: if the file cannot be read as an image; says why.
   """
   try:
     with PIL.Image.open(path) as image:
       upright = PIL.ImageOps.exif_transpose(image)
       return np.asarray(upright.convert("RGB"))
   except PIL.UnidentifiedImageError as error:
-    raise ValueError(f"{path} is no image that Pillow knows") from error
+    raise ValueError(f"{path} is not an image that Pillow knows") from error
   except OSError as error:
     raise ValueError(
       f"the image {path} cannot be read: {error.strerror or error}"
@@ -62,12 +64,14 @@ def read_image(path: Path) -> np.ndarray:
 def crop(
   config: ml_collections.ConfigDict, height: int, width: int
 ) -> tuple[slice, slice]:
-  """Rows and columns of an image that a run's model sees.
+  """The rows and columns of an image that a run's model sees.
+
+  CLEVR's crop is scaled to the size of the image.
 
   Args:
     config: of the run.
     height: of the image.
-    width: of the image, to whose size CLEVR's crop is scaled.
+    width: of the image.
   """
   if not config.data.preprocessing.get("crop", False):
     return slice(0, height), slice(0, width)
@@ -85,18 +89,21 @@ def crop(
 def frame(
   config: ml_collections.ConfigDict, images: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """Brings images into the form of a run's data.
+  """Crops and resizes images as a run's data.
 
   Args:
     config: of the run.
     images: uint8 [H, W, 3] each, of any size.
 
   Returns:
-    A batch of images, uint8, and example_ids; see `tasks.normalize`.
+    A batch of images, uint8, and example_ids, for `tasks.normalize`.
+
+  Raises:
+    ValueError: if the model's images are not square.
   """
   height, width, channels = datasets.image_shape(config.data)
   if height != width:
-    raise ValueError(f"the model draws {height}x{width}, which is no square")
+    raise ValueError(f"the model's images are {height}x{width}, not square")
   framed = []
   for image in images:
     rows, columns = crop(config, *image.shape[:2])
@@ -113,7 +120,7 @@ def segment(
   height: int,
   width: int,
 ) -> np.ndarray:
-  """The slot of every pixel of an image, whatever its size.
+  """The slot of every pixel of an image of any size.
 
   Args:
     config: of the run.
@@ -122,13 +129,13 @@ def segment(
     width: of the image.
 
   Returns:
-    uint8 [height, width]: 1 to K, the slot of the largest mask; 0 where the
+    uint8 [height, width]: the slot with the largest mask, 1 to K; 0 where the
     image was cut off.
   """
   slots = np.asarray(masks)[..., 0].argmax(axis=0) + 1
   box = crop(config, height, width)
   segments = np.zeros((height, width), np.uint8)
-  # The nearest pixel of the masks.
+  # Every pixel of the box takes the nearest pixel of the masks.
   rows, columns = (
     ((np.arange(side.stop - side.start) + 0.5) * size
      / (side.stop - side.start)).astype(int)
@@ -139,7 +146,10 @@ def segment(
 
 
 def describe(predictions: np.ndarray) -> list[dict[str, Any]]:
-  """Predictions [K, 19] in words and scene units, the surest object first."""
+  """Puts predictions [K, 19] into words, the most certain object first.
+
+  Coordinates are in scene units.
+  """
   objects = []
   for thing in sorted(predictions, key=lambda x: -x[REAL_OBJECT]):
     coords = COORDINATE_RANGE * (thing[COORDINATES] - 0.5)
@@ -166,11 +176,11 @@ def write(
   """Writes what a model sees in one image; see the top of this file.
 
   Args:
-    folder: to make.
+    folder: where to write; it is made.
     config: of the run.
     image: uint8 [H, W, 3], as it was read.
-    batch: of this image alone, normalised.
-    outputs: of the model for it.
+    batch: the normalised batch of this image alone.
+    outputs: of the model for that batch.
   """
   folder.mkdir(parents=True, exist_ok=True)
   images = batch["images"]
@@ -213,8 +223,7 @@ def main(arguments: Sequence[str]) -> None:
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
     raise command.UsageError(
-      f"several images are called {', '.join(twice)}: they would go into the"
-      " same folder"
+      f"several images are called {', '.join(twice)}, and would share a folder"
     )
   images = [read_image(path) for path in paths]
   run = pretrained.load_any(flags.workdir, flags.pretrained)

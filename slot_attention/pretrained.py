@@ -1,14 +1,16 @@
-"""Weights that come with the package.
+"""Loads, lists and adds weights that come with the package.
 
   from slot_attention import pretrained
   run = pretrained.load("quickstart")
 
-Each lies in slot_attention/weights/NAME:
-  config.json    of the run
+The folder slot_attention/weights/NAME has four files:
+
+  config.json    the config of the run
   params.npz     the parameters, by name
-  examples.npz   the first images it was evaluated on
-  card.json      where it comes from, and what it reaches
-Nothing is pickled. To see which there are, or to add one:
+  examples.npz   the first images that the run was evaluated on
+  card.json      where the weights come from, and what they reach
+
+Nothing is pickled. The first command lists the weights, the second adds some:
 
   python -m slot_attention.pretrained
   python -m slot_attention.pretrained --export=NAME --workdir=runs/NAME \
@@ -36,12 +38,12 @@ from slot_attention.training import evaluate, runs
 WEIGHTS = Path(__file__).parent / "weights"
 DTYPES = ("float32", "float16")
 _NUM_EXAMPLES = 16
-# They stay in the repository's history for ever.
+# A file stays in the repository's history for ever, so it must be small.
 _MAX_BYTES = 2_000_000
 
 
 def names() -> list[str]:
-  """Of all weights in the package."""
+  """The names of all weights in the package."""
   return sorted(path.parent.name for path in WEIGHTS.glob("*/card.json"))
 
 
@@ -49,7 +51,7 @@ def load(name: str) -> runs.Run:
   """Loads weights as `runs.load` loads a run.
 
   Raises:
-    ValueError: if there are none of this name.
+    ValueError: if no weights have this name.
   """
   folder = _folder(name)
   config = runs.load_config(folder)
@@ -67,14 +69,14 @@ def load_any(workdir: str | None, name: str | None) -> runs.Run:
 
 
 def load_examples(name: str) -> dict[str, np.ndarray]:
-  """Images that these weights were not trained on, a batch for `normalize`.
+  """Loads images that the weights were not trained on.
 
   Returns:
-    A dict of images, uint8 [B, H, W, C], of segments and targets where the data
-    has them, and of example_ids.
+    A batch for `tasks.normalize`: images, uint8 [B, H, W, C]; segments and
+    targets where the data has them; example_ids, int32 [B].
 
   Raises:
-    ValueError: if there are no weights of this name.
+    ValueError: if no weights have this name.
   """
   examples = _read(_folder(name) / "examples.npz")
   ids = np.arange(len(examples["images"]), dtype=np.int32)
@@ -82,10 +84,10 @@ def load_examples(name: str) -> dict[str, np.ndarray]:
 
 
 def load_card(name: str) -> dict[str, Any]:
-  """The model card: where weights come from, and what they reach.
+  """Loads the model card: where weights come from, and what they reach.
 
   Raises:
-    ValueError: if there are none of this name.
+    ValueError: if no weights have this name.
   """
   return json.loads((_folder(name) / "card.json").read_text())
 
@@ -102,12 +104,12 @@ def export(
   """Writes the weights of a run, and evaluates what was written.
 
   Args:
-    workdir: of the run.
-    folder: to write to; its name is that of the weights.
-    command: that trained it.
-    hardware: it was trained on, and for how long.
-    date: on which it was trained, as YYYY-MM-DD.
-    dtype: in which parameters are stored: "float32" or "float16".
+    workdir: folder of the run.
+    folder: where to write; its name is the name of the weights.
+    command: the command that trained the run.
+    hardware: what the run was trained on, and for how long.
+    date: when the run was trained, as YYYY-MM-DD.
+    dtype: how the parameters are stored: "float32" or "float16".
 
   Returns:
     The model card.

@@ -28,6 +28,8 @@ from slot_attention.data import clevr
 
 Arrays = dict[str, jax.Array]
 
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -262,21 +264,25 @@ def check_task(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def with_defaults(model: ml_collections.ConfigDict, task: str) -> dict:
-  """The sections of config.model with every field, in that order.
+def with_defaults(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """A copy of a config in which every section of the model has every field.
 
-  A field that a config leaves out, for example since the run is older than the
-  field, has the default of its module.
+  A field that the config leaves out has the default of its module. So a config
+  that is older than a field stays valid.
   """
-  config = ml_collections.ConfigDict({"task": task, "model": model})
-  return {
-    name: {**_defaults(module), **model[name]}
-    for name, module in _sections(config)
-  }
+  config = config.copy_and_resolve_references()
+  for name, module in _sections(config):
+    config.model[name] = {**_defaults(module), **config.model[name]}
+  return config
 
 
 def make_task(config: ml_collections.ConfigDict) -> Task:
-  """The task that a config describes, whose fields `check_task` has checked.
+  """The task that a config describes.
+
+  Args:
+    config: whose fields `check_task` has checked.
 
   Raises:
     ValueError: for a value out of range.

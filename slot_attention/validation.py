@@ -36,7 +36,6 @@ FIELDS = {
   "num_cpu_devices": (int, 1),
 }
 SECTIONS = ("data", "model", "loss")
-COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 def checked(
@@ -62,12 +61,11 @@ def checked(
     if least is not None:
       check_at_least(name, config[name], least)
   check_choice("data_placement", config.data_placement, batches.PLACEMENTS)
-  check_choice("compute_dtype", config.compute_dtype, COMPUTE_DTYPES)
+  check_choice("compute_dtype", config.compute_dtype, tasks.COMPUTE_DTYPES)
   datasets.check_data(config.data)
   tasks.check_task(config)
 
-  config = config.copy_and_resolve_references()
-  config.model = tasks.with_defaults(config.model, config.task)
+  config = tasks.with_defaults(config)
   task = tasks.make_task(config)
   _check_steps(config)
   _check_devices(config, num_devices)

@@ -1,7 +1,7 @@
 """The table of the data sets, and the check of a config's data section.
 
-A new procedural data set is a module with a function `generate` and one entry
-of `DATA_SETS`.
+A new procedural data set needs a module with a function `generate`, and one
+entry in `DATA_SETS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,21 +30,21 @@ class DataSet:
   """What is known of a data set before it is prepared.
 
   Attributes:
-    image_shape: height, width and channels of an image, unless an option
-      `image_size` says otherwise.
+    image_shape: height, width and channels of an image. An option `image_size`
+      overrides height and width.
     max_objects: the largest number of objects in an image.
-    num_train: the first examples, which the paper trains on.
-    num_examples: how many are prepared by default: `num_train` and enough after
-      them for evaluation.
+    num_train: how many examples, the first ones, the paper trains on.
+    num_examples: how many examples are prepared by default: `num_train`, and
+      enough after them for evaluation.
     has_targets: whether examples have the targets of set prediction.
     generate: draws one chunk of the procedural data set; its keyword arguments
       are the options in config.data.procedural. None if the data set exists
       only as an original.
     chunk_size: the number of examples that `generate` draws.
     check_options: raises a ValueError for options that `generate` cannot use.
-    fixed: arguments of `generate` that no config chooses.
-    preprocessing: the options of config.data.preprocessing, which both sources
-      take, with the paper's values.
+    fixed: arguments of `generate` that a config does not choose.
+    preprocessing: the options in config.data.preprocessing, which both sources
+      have, with the paper's values.
   """
 
   image_shape: tuple[int, int, int]
@@ -60,7 +60,7 @@ class DataSet:
 
   @property
   def options(self) -> dict[str, inspect.Parameter]:
-    """The options of config.data.procedural but its seed, by name."""
+    """The options in config.data.procedural, except the seed, by name."""
     return {
       name: parameter
       for name, parameter in inspect.signature(self.generate).parameters.items()
@@ -87,8 +87,8 @@ def _objects_room(max_objects, num_train, num_examples):
 _CLEVR = DataSet(
   image_shape=(128, 128, 3),
   max_objects=clevr.MAX_OBJECTS,
-  # The official code sets 512 of the 70,000 training images aside; 15,000 for
-  # validation follow.
+  # The official code sets 512 of the 70,000 training images aside. The 15,000
+  # validation images follow.
   num_train=69_488,
   num_examples=84_488,
   has_targets=True,
@@ -126,8 +126,8 @@ DATA_SETS = {
   "objects_room_empty_room": _objects_room(0, 0, 922),
 }
 
-# The fields that say what is prepared, and those that say how it is split, with
-# their types; None stands for a section. `loading.load` says what they mean.
+# The types of the fields that say what is prepared, and of the fields that say
+# how it is split. None stands for a section. `loading.load` explains them.
 PREPARED_FIELDS = {
   "name": str,
   "source": str,

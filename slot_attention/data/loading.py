@@ -1,4 +1,4 @@
-"""From a config's data section to an opened data set, prepared on first use."""
+"""Opens the data set that a config describes, and prepares it on first use."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
@@ -21,7 +21,7 @@ class Data:
   """An opened data set.
 
   Attributes:
-    description: JSON values that say what it is and how it was split.
+    description: JSON values that say what the data is and how it is split.
     splits: "train" and "eval".
   """
 
@@ -35,27 +35,27 @@ class Data:
 
 
 def load(data: Mapping[str, Any]) -> Data:
-  """Opens a data set, and prepares it first where that has not been done yet.
+  """Opens a data set. On first use it is prepared before.
 
   Args:
     data: the data section of a config, which `datasets.check_data` accepts:
       name: one of `datasets.DATA_SETS`.
-      source: "procedural" (drawn here) or "original".
-      path: of the original: the TFRecord file, or a folder of CLEVR. If it is
-        empty, TFRecords are downloaded, and CLEVR is that of
-        tensorflow-datasets. Procedural data does not use it.
+      source: "procedural" data is drawn here; "original" data is read.
+      path: where the original is: a TFRecord file, or a folder of CLEVR. If it
+        is empty, TFRecords are downloaded, and CLEVR comes from
+        tensorflow-datasets. Procedural data ignores it.
       data_dir: folder of the prepared data sets.
-      num_examples: how many to prepare; a larger prepared set of the same kind
-        serves as well.
-      preprocessing: of CLEVR "crop" and "image_size", see `clevr.frame`; of
-        the others nothing.
-      procedural: "seed" and options of the generator, such as
-        `tetrominoes.generate`. Original data does not use it.
-      num_train: the first examples, for training.
-      num_eval: the examples right after those, for evaluation.
-      max_objects: images with more objects are left out: of the first
-        `num_train`, and before `num_eval` are counted.
-      grayscale: whether to turn colour into luminance, one channel.
+      num_examples: how many examples to prepare. A larger prepared set of the
+        same kind is used if there is one.
+      preprocessing: CLEVR has "crop" and "image_size", see `clevr.frame`; the
+        other data sets have no options.
+      procedural: "seed" and the options of the generator, for example of
+        `tetrominoes.generate`. Original data ignores it.
+      num_train: how many of the first examples are for training.
+      num_eval: how many of the examples after those are for evaluation.
+      max_objects: images with more objects are left out, both of the first
+        `num_train` examples and of those after them.
+      grayscale: whether colour is turned into luminance, one channel.
 
   Returns:
     The data set, with the splits "train" and "eval".
@@ -97,7 +97,7 @@ def load(data: Mapping[str, Any]) -> Data:
 
 
 def _split(arrays, data):
-  """The examples of both splits, int [n] each."""
+  """The examples for training and for evaluation, int [n] each."""
   num_examples, num_train, num_eval = (
     data[name] for name in ("num_examples", "num_train", "num_eval")
   )
@@ -120,12 +120,12 @@ def prepare(
   """Makes a data set if it is not there yet.
 
   Args:
-    data: see `load`; the `datasets.SPLIT_FIELDS` are not needed.
-    shard: which part of the work to do, 0-based.
+    data: see `load`. The fields that say how it is split are not needed.
+    shard: which part of the work to do, counted from 0.
     num_shards: into how many parts the work is divided.
 
   Returns:
-    The folder of the prepared data set, or None if other shards are missing.
+    The folder of the prepared data set, or None if parts of it are missing.
   """
   data_set, num_examples = DATA_SETS[data["name"]], data["num_examples"]
   preprocessing = dict(data["preprocessing"])
@@ -174,7 +174,7 @@ def prepare(
 def prepared_sets(
   data_dir: Path | str, prefix: str = ""
 ) -> list[tuple[int, Path]]:
-  """Number of examples and folder of each prepared data set, in that order."""
+  """Lists the prepared data sets: number of examples and folder of each."""
   counts = {
     directory: directory.name.rpartition("-")[-1]
     for directory in Path(data_dir).glob(f"{prefix}*-*")

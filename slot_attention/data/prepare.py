@@ -6,13 +6,13 @@
   python -m slot_attention.data.prepare --list
   python -m slot_attention.data.prepare --check
 
-Training prepares its data by itself. A preparation that was stopped goes on
-where it was.
+Training prepares its data by itself, so this command is only needed to do it
+beforehand. If a preparation is stopped, the same command goes on from there.
 
-Several processes or machines can share the work: shards are numbered from 0.
-They may run at once on a shared folder, or on folders of their own whose
-.NAME-partial folders are brought together afterwards. The shard that finds all
-chunks in place makes the data set.
+Several processes or machines can share the work: --shard=3/16 does the fourth
+of 16 parts. The parts may run at once on a shared folder. With separate
+folders, copy their .NAME-partial folders into one afterwards, and run any part
+again. The part that finds all chunks complete makes the data set.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from slot_attention import command, visualization
-from slot_attention.checks import check_choice
 from slot_attention.data import (
   datasets,
   loading,
@@ -60,11 +59,11 @@ def main(arguments: Sequence[str]) -> None:
     _check(flags.data_dir)
   elif flags.config is not None and not names:
     _prepare_for_config(flags)
-  elif len(names) == 1 and flags.config is None:
+  elif flags.config is None and names in [[x] for x in datasets.DATA_SETS]:
     _prepare_by_name(names[0], flags)
   else:
     raise command.UsageError(
-      "give one name of a data set, or --config, or --list, or --check:"
+      "give --config, or --list, or --check, or the name of one data set:"
       f" {', '.join(datasets.DATA_SETS)}"
     )
 
@@ -106,12 +105,11 @@ def _prepare_for_config(flags):
   datasets.check_data(data)
   directory = loading.prepare(data, **_shard(flags.shard))
   if directory is not None:
-    loading.load(data)  # Says what the splits are, or that there is too little.
+    loading.load(data)  # Logs the splits, or raises if there is too little.
   _report(directory, data.num_train)
 
 
 def _prepare_by_name(name, flags):
-  check_choice("name", name, datasets.DATA_SETS)
   data_set = datasets.DATA_SETS[name]
   data = {
     "name": name,
@@ -140,7 +138,7 @@ def _shard(text):
 
 def _report(directory, num_train):
   if directory is None:
-    print("This part is done; the data set is made with the last part.")
+    print("This part is done. The last part makes the data set.")
     return
   arrays = store.read(directory).arrays
   print(f"{directory}:")

@@ -1,0 +1,93 @@
+"""Tests of the house: which room imports which, and how large a module is."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# From left to right; a module may import what stands further right, and in its
+# own place, but never what stands further left.
+PLACES = (
+  {"main", "predict", "convert"},
+  {"paper"},
+  {"pretrained"},
+  {"training"},
+  {"validation"},
+  {"tasks"},
+  {"data", "visualization", "plots", "losses", "metrics", "models"},
+  {"parallel", "progress", "command", "checks"},
+)
+# Within the last but one place.
+DATA_TO_METRICS = ("data", "visualization", "plots", "losses", "metrics")
+
+MODULES = {
+  ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+  for path in [ROOT / "main.py", *ROOT.glob("slot_attention/**/*.py")]
+}
+
+
+def imported(name):
+  """The modules of the project that a module imports, wherever it does so."""
+  found = set()
+  for node in ast.walk(ast.parse(MODULES[name].read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      parts = {f"{node.module}.{alias.name}" for alias in node.names}
+      found |= parts & set(MODULES) or {node.module}
+  return found & set(MODULES)
+
+
+def room(name):
+  """slot_attention.data.store is in the room data."""
+  return name.removeprefix("slot_attention.").partition(".")[0]
+
+
+def place(name):
+  (index,) = (i for i, rooms in enumerate(PLACES) if room(name) in rooms)
+  return index
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"slot_attention"}))
+def test_no_module_imports_from_right_to_left(name):
+  if name.endswith("__init__"):
+    return
+  for other in imported(name) - {"slot_attention"}:
+    assert place(name) <= place(other), f"{name} imports {other}"
+    if room(name) != room(other) and place(name) == place(other):
+      assert {room(name), room(other)} <= set(DATA_TO_METRICS), (name, other)
+      order = [DATA_TO_METRICS.index(room(x)) for x in (name, other)]
+      assert order == sorted(order), f"{name} imports {other}"
+
+
+def test_imports_have_no_circle():
+  done = set()
+
+  def visit(name, path):
+    assert name not in path, " -> ".join([*path, name])
+    if name not in done:
+      for other in imported(name):
+        visit(other, [*path, name])
+      done.add(name)
+
+  for name in MODULES:
+    visit(name, [])
+  assert len(done) > 40
+
+
+def test_models_know_neither_configs_nor_files():
+  for name, path in MODULES.items():
+    if room(name) == "models":
+      for word in ("ml_collections", "pathlib", "open("):
+        assert word not in path.read_text(), f"{name} has {word}"
+
+
+def test_no_module_but_the_renderer_is_longer_than_400_lines():
+  lines = {name: len(path.read_text().splitlines()) for name, path in
+           MODULES.items()}  # fmt: skip
+  assert {x for x in lines if lines[x] > 400} <= {
+    "slot_attention.data.clevr_renderer"
+  }
+  readme = (ROOT / "README.md").read_text().splitlines()
+  assert len(readme) <= 200
