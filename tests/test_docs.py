@@ -1,0 +1,92 @@
+"""Tests of the README and the docs: their examples run as they stand."""
+
+import importlib.util
+from pathlib import Path
+import re
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+  str(path.relative_to(ROOT)): path.read_text()
+  for path in (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+  )
+}
+EXAMPLES = [
+  (name, number, example)
+  for name, text in PAGES.items()
+  for number, example in enumerate(
+    re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.M)
+  )
+]
+# An expression and its value: `x.shape  # (2, 3)`.
+VALUE = re.compile(r"^(\S.*\.shape)  # (\([\d, ]+\))", re.M)
+
+
+def in_pages(pattern):
+  """What matches a pattern, as pairs of page and match, in all pages."""
+  return [
+    (name, match)
+    for name, text in PAGES.items()
+    for match in re.findall(pattern, text)
+  ]
+
+
+@pytest.mark.parametrize("page, number, example", EXAMPLES)
+def test_an_example_runs_as_it_stands(page, number, example):
+  names = {}
+  with jax.numpy_rank_promotion("allow"):  # As for a user.
+    exec(compile(example, f"{page}, example {number}", "exec"), names)
+  for expression, value in VALUE.findall(example):
+    assert eval(expression, names) == eval(value), expression
+
+
+def test_there_are_examples_with_values():
+  values = [page for page, _, example in EXAMPLES if VALUE.search(example)]
+  assert "README.md" in values
+  assert len(values) >= 4
+
+
+def test_every_local_link_and_picture_is_there():
+  links = in_pages(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+  local = [(page, link) for page, link in links if "://" not in link]
+  assert {page for page, _ in local} >= {"README.md", "docs/index.md"}
+  for page, link in local:
+    assert (ROOT / page).parent.joinpath(link).exists(), (page, link)
+
+
+def test_every_page_is_in_the_index():
+  index = PAGES["docs/index.md"]
+  toctree = re.search(r"```{toctree}\n:hidden:\n\n(.*?)```", index, re.DOTALL)
+  names = {Path(page).stem for page in PAGES if page.startswith("docs/")}
+  assert names - {"index"} == set(toctree[1].split())
+
+
+def test_every_file_that_is_named_is_there():
+  named = in_pages(r"`((?:\w+/)+\w+\.(?:py|md|json|ipynb))`")
+  assert len(named) > 5
+  for page, name in named:
+    assert (ROOT / name).exists(), (page, name)
+
+
+def test_every_test_that_is_named_is_there():
+  tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+  named = in_pages(r"`(test_\w+)`")
+  assert len(named) > 15
+  for page, name in named:
+    assert f"def {name}(" in tests, (page, name)
+
+
+def test_every_command_and_config_that_is_named_is_there():
+  modules = in_pages(r"python -m\s+((?:slot_attention|benchmarks)[.\w]+)")
+  assert len(modules) > 10
+  for page, module in modules:
+    assert importlib.util.find_spec(module), (page, module)
+  configs = in_pages(r"--configs?=(?:configs/)?([a-z]\w*)\b(?!/)")
+  assert len(configs) > 10
+  for page, config in configs:
+    assert (ROOT / "configs" / f"{config}.py").exists(), (page, config)
