@@ -14,6 +14,7 @@ templates_path = ["_templates"]
 exclude_patterns = ["_templates"]
 html_theme = "furo"
 html_title = project
+html_show_copyright = False
 myst_heading_anchors = 3
 smartquotes = False
 # Docstrings have code in single backticks.
