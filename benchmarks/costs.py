@@ -64,7 +64,7 @@ def compile_case(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
   """A function without arguments that does a step, and what XLA knows of it."""
   gradient, _, shapes = operations.gradient_of_step(config)
   task = tasks.make_task(config)
-  image_shape = datasets.image_shape(config.data)
+  image_shape = task.image_shape or datasets.image_shape(config.data)
   params = task.init(jax.random.key(0), image_shape)
   batch = {
     name: jax.random.randint(jax.random.key(1), x.shape, 0, 255).astype(x.dtype)

@@ -17,7 +17,7 @@ def gradient_of_step(
 ) -> tuple[Callable[..., Any], Any, dict[str, jax.ShapeDtypeStruct]]:
   """A step's loss with gradients, and the shapes of parameters and batch."""
   task = tasks.make_task(config)
-  image_shape = datasets.image_shape(config.data)
+  image_shape = task.image_shape or datasets.image_shape(config.data)
   objects = (config.batch_size, config.data.max_objects, clevr.TARGET_SIZE)
   batch = {
     "images": jax.ShapeDtypeStruct(

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import operations
 import configs
-from slot_attention.models.slot_models import convolutions
+from slot_attention.models import convolutions
 
 ROOT = Path(__file__).parents[1]
 

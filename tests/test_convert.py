@@ -229,7 +229,7 @@ def _converted(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp("convert")
   variables = random_variables(request.param)
   write(folder / "ckpt-500", variables)
-  convert.main(["", f"--from={folder}/ckpt-500", f"--to={folder}/run"])
+  convert.main([f"--from={folder}/ckpt-500", f"--to={folder}/run"])
   return request.param, variables, folder
 
 
@@ -271,7 +271,7 @@ def test_a_converted_run_can_be_trained_on(converted):
 
 def test_the_way_back_restores_every_variable_of_the_official_model(converted):
   _, variables, folder = converted
-  convert.main(["", f"--from={folder}/run", f"--to={folder}/back"])
+  convert.main([f"--from={folder}/run", f"--to={folder}/back"])
   official = track(
     {f"{PREFIX}{name}": np.zeros_like(x) for name, x in variables.items()}
     | {"global_step": np.int64(0)}
@@ -302,7 +302,6 @@ def test_what_does_not_fit_is_named(converted, tmp_path):
   with pytest.raises(ValueError, match="does not fit the config"):
     convert.main(
       [
-        "",
         f"--from={folder}/ckpt-500",
         f"--to={tmp_path}/run",
         f"--config=configs/{other}.py",

@@ -152,7 +152,7 @@ def test_unreadable_files_are_named_and_nothing_is_written(tmp_path):
   cut.write_bytes(good.read_bytes()[:900])
   out = tmp_path / "out"
   for bad, words in (
-    (text, "text.png is no image that Pillow knows"),
+    (text, "text.png is not an image that Pillow knows"),
     (cut, "cut.png cannot be read: .*truncated"),
     (tmp_path / "none.png", "none.png cannot be read: No such file"),
     (tmp_path, "cannot be read: Is a directory"),
@@ -163,7 +163,10 @@ def test_unreadable_files_are_named_and_nothing_is_written(tmp_path):
       )
   with pytest.raises(ValueError, match="several images are called good"):
     predict.main(["--pretrained=quickstart", str(good), "elsewhere/good.png"])
-  with pytest.raises(ValueError, match="num_slots=0 must be at least 1"):
+  with pytest.raises(
+    ValueError,
+    match="num_slots=0: 0 is not a positive integer",
+  ):
     predict.main(
       ["--pretrained=quickstart", f"--to={out}", "--num_slots=0", str(good)]
     )

@@ -76,7 +76,6 @@ def test_what_is_exported_is_evaluated_and_loaded(
   monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
   pretrained.main(
     [
-      "",
       "--export=mine",
       f"--workdir={workdir}",
       f"--to={tmp_path}/weights",
@@ -94,7 +93,7 @@ def test_what_is_exported_is_evaluated_and_loaded(
   )
   card = pretrained.load_card("mine")
   assert card["parameters"] == sum(x.size for x in jax.tree.leaves(run.params))
-  pretrained.main([""])
+  pretrained.main([])
   printed = capsys.readouterr().out
   assert f"{card['evaluation']['metrics']['loss']:.4f}" in printed
   measure = evaluate.make_evaluator(
@@ -113,7 +112,7 @@ def test_what_is_exported_is_evaluated_and_loaded(
 
 def test_bad_exports_say_what_is_wrong(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="also needs --workdir, --command"):
-    pretrained.main(["", "--export=mine"])
+    pretrained.main(["--export=mine"])
   with pytest.raises(ValueError, match="name='mine' is not one of .*quickst"):
     pretrained.load("mine")
   workdir = make_run(tmp_path / "run", "quickstart")

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slot_attention.models import attention
 from slot_attention.models.attention import SlotAttention
-from slot_attention.models.slot_models import attention
 
 # Pairwise different, so that no wrong axis passes.
 B, N, K, D, D_INPUTS = 2, 9, 5, 16, 12

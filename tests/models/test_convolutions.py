@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slot_attention.models.slot_models import convolutions
+from slot_attention.models import convolutions
 
 D, F = 8, 6
 

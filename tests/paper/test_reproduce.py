@@ -10,8 +10,9 @@ import pytest
 
 import configs
 from slot_attention import tasks
-from slot_attention.paper import experiments, reproduce, tables
-from slot_attention.paper.experiments import EXPERIMENTS, Experiment, Row
+from slot_attention.paper import experiments, page, reproduce, rows, tables
+from slot_attention.paper.experiments import EXPERIMENTS
+from slot_attention.paper.rows import Experiment, Row
 from slot_attention.training import evaluate, train
 
 ROWS = [
@@ -25,7 +26,7 @@ ROWS = [
 def test_every_row_is_a_config_that_makes_a_task(row):
   config = configs.load(row.config)
   for changes in (row.changes, row.evaluation):
-    changed = experiments.changed(config, changes)
+    changed = rows.changed(config, changes)
     tasks.make_task(changed)
     # A change that changes nothing would be a row that shows nothing.
     default = "last iteration" in row.label or "the paper's" in row.label
@@ -63,13 +64,13 @@ def test_the_stripes_compare_different_runs_and_share_the_default(scale):
     return [
       reproduce.run_directory(
         row,
-        experiments.changed(
-          configs.load(experiments.config_name(row.config, scale)), row.changes
+        rows.changed(
+          configs.load(rows.config_name(row.config, scale)), row.changes
         ),
         scale,
         seed=0,
       )
-      for row in experiments.rows_at(EXPERIMENTS[name], scale)
+      for row in rows.rows_at(EXPERIMENTS[name], scale)
     ]
 
   stripes = directories("stripes")
@@ -82,16 +83,14 @@ def test_the_stripes_compare_different_runs_and_share_the_default(scale):
 def test_small_and_smoke_scales_name_configs_that_exist():
   for scale in ("small", "smoke"):
     names = {
-      experiments.config_name(row.config, scale)
+      rows.config_name(row.config, scale)
       for experiment in EXPERIMENTS.values()
-      for row in experiments.rows_at(experiment, scale)
+      for row in rows.rows_at(experiment, scale)
     }
     for name in names:
       assert tasks.make_task(configs.load(name))
   # No small stand-in: the row is left out, not faked. The same for two: once.
-  labels = [
-    row.label for row in experiments.rows_at(EXPERIMENTS["table1"], "small")
-  ]
+  labels = [row.label for row in rows.rows_at(EXPERIMENTS["table1"], "small")]
   assert labels == ["Slot Attention, Tetrominoes", "Slot MLP, Tetrominoes"]
 
 
@@ -153,7 +152,7 @@ def test_means_and_deviations_stand_beside_the_papers_numbers(
   assert written["rows"][1]["changes"] == {
     "model.slot_attention.update": "none"
   }
-  assert "--scale=small --seeds 0 1" in written["command"]
+  assert "--scale=small --seeds=0,1" in written["command"]
   text = (folder / "updates_small.md").read_text()
   assert "| default | quickstart | fg_ari | 91.0 ± 1.0 | 98.8 ± 0.3 |" in text
   assert "| no GRU | quickstart | fg_ari | 51.0 ± 1.0 |" in text
@@ -232,7 +231,7 @@ def test_processes_share_the_runs(tmp_path, trained, experiment):
 
 
 def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
-  def sweep(workdir, config):
+  def sweep(config, workdir):
     return [
       {
         "sweep": name,
@@ -291,7 +290,7 @@ def test_the_list_counts_what_is_done_and_missing(
   tmp_path, trained, experiment, capsys
 ):
   run(tmp_path, seeds=(0,))
-  arguments = ["--list", "--scale=small", "--seeds", "0", "1"]
+  arguments = ["--list", "--scale=small", "--seeds=0,1"]
   reproduce.main([*arguments, f"--runs={tmp_path / 'runs'}"])
   lines = capsys.readouterr().out.splitlines()
   (line,) = [line for line in lines if line.startswith("updates")]
@@ -345,7 +344,7 @@ def test_seeds_whose_loss_stands_out_are_named_and_left_out_beside():
   assert line["stripes"] == "1" and line["num_seeds"] == 5
   assert line["mean"] == pytest.approx(74)
   assert line["mean_without_stripes"] == pytest.approx(90)
-  assert tables._without_stripes(line) == "90.0 ± 0.0, without seed 1"
+  assert tables.without_stripes(line) == "90.0 ± 0.0, without seed 1"
   # Two seeds have no median to stand out from; sets have no stripes.
   for seeds in ([good[0], bad], [{"loss": x, "ap_1": 0.5} for x in (1, 1, 9)]):
     table = make_result(("x", "", seeds))["table"]
@@ -421,11 +420,11 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_the_page_of_the_results_is_up_to_date():
-  page = (RESULTS / "README.md").read_text()
-  assert page == tables.page(RESULTS), (
+  text = (RESULTS / "README.md").read_text()
+  assert text == page.render(RESULTS), (
     "run python -m slot_attention.paper.reproduce --page"
   )
-  for link in re.findall(r"\]\(([^)]+)\)", page):
+  for link in re.findall(r"\]\(([^)]+)\)", text):
     assert (RESULTS / link).exists(), link
 
 
@@ -443,15 +442,15 @@ def test_the_page_shows_what_is_measured_at_which_scale(
   for name in ("steps.png", "steps_2.png", "steps_gpu.png"):
     (folder / name).touch()
   reproduce.main(["--page", f"--results={folder}"])
-  page = (folder / "README.md").read_text()
-  assert "| Figure 11 | Update function | not yet | [updates_small](" in page
+  text = (folder / "README.md").read_text()
+  assert "| Figure 11 | Update function | not yet | [updates_small](" in text
   assert (
-    "| Figure 11 | default | fg_ari | 98.8 ± 0.3 | not yet | 91.0 ±" in page
+    "| Figure 11 | default | fg_ari | 98.8 ± 0.3 | not yet | 91.0 ±" in text
   )
-  assert "- [updates_small](updates_small.md): 1 yes" in page
+  assert "- [updates_small](updates_small.md): 1 yes" in text
   assert (
     "`python -m x`, 2026-01-02, y, jax not recorded, seed 3,"
-    " [steps](steps.png), [steps_2](steps_2.png)\n" in page
+    " [steps](steps.png), [steps_2](steps_2.png)\n" in text
   )
 
 
@@ -461,9 +460,9 @@ def test_the_page_names_the_rows_and_configs_that_are_missing(tmp_path):
     row for row in record["rows"] if row["label"] != "Update function: no GRU"
   ]
   (tmp_path / "ablations_small.json").write_text(json.dumps(record))
-  page = tables.page(tmp_path)
+  text = page.render(tmp_path)
   link = "see [ablations_small](ablations_small.md)"
   sets = "clevr_set_prediction_small not yet"
-  assert f"| Residual MLP | not yet | {link}; {sets} |" in page
-  assert f"| Update function | not yet | {link}; no GRU not yet; {sets}" in page
-  assert "; Update function: no GRU not yet" in page
+  assert f"| Residual MLP | not yet | {link}; {sets} |" in text
+  assert f"| Update function | not yet | {link}; no GRU not yet; {sets}" in text
+  assert "; Update function: no GRU not yet" in text
