@@ -33,10 +33,14 @@ import traceback
 from absl import flags, logging
 from ml_collections import config_flags
 
-import configs
+from slot_attention.checks import nearest
 
 _FAILED, _BAD_USAGE = 1, 2
-INTERRUPTED = os.EX_TEMPFAIL  # 75, "try again", in sysexits.h.
+_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again".
+
+# Where a config may lie: in the clone that this file is of, or below the
+# current folder.
+_CONFIG_FOLDERS = (Path(__file__).parents[1] / "configs", Path("configs"))
 
 
 class UsageError(ValueError):
@@ -209,8 +213,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     main(sys.argv[1:])
   except UsageError as error:
     _fail(str(error), _BAD_USAGE)
-  except KeyboardInterrupt:
-    _fail("interrupted; the same command goes on", INTERRUPTED)
+  except KeyboardInterrupt as error:
+    _fail(str(error) or "interrupted; the same command goes on", _INTERRUPTED)
   except (
     ValueError, OSError, ImportError, ArithmeticError, RuntimeError
   ) as error:  # fmt: skip
@@ -219,9 +223,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     # After a RuntimeError of JAX, when a device or another process failed, an
     # orderly end would wait for the others for minutes.
     leave = os._exit if isinstance(error, RuntimeError) else sys.exit
-    code = getattr(error, "exit_code", _FAILED)
-    hint = " (--verbosity=1 shows where)" if code == _FAILED else ""
-    _fail(f"{error}{hint}", code, leave)
+    _fail(f"{error} (--verbosity=1 shows where)", _FAILED, leave)
 
 
 def _with_config_file(arguments):
@@ -237,11 +239,22 @@ def _with_config_file(arguments):
 
 
 def _config_file(name):
-  """The file of a config, with its argument, from the name of either."""
-  try:
-    return configs.find(name)
-  except configs.UnknownConfigError as error:
-    raise UsageError(str(error)) from error
+  """The file of a config, which may be given as a file or as its name.
+
+  Either may be followed by :ARGUMENT, as in smoke:quickstart.
+  """
+  file, colon, argument = name.partition(":")
+  if Path(file).is_file():
+    return name
+  files = {
+    path.stem: path
+    for folder in _CONFIG_FOLDERS
+    for path in folder.glob("[!_]*.py")
+  }
+  if file not in files:
+    hint = nearest(Path(file).stem, files) or f" ({', '.join(sorted(files))})"
+    raise UsageError(f"there is no config {file}{hint}")
+  return f"{files[file]}{colon}{argument}"
 
 
 def _unknown_field(arguments, error):

@@ -23,7 +23,6 @@ import jax
 import ml_collections
 import numpy as np
 
-import configs
 from slot_attention import command, tasks, validation
 from slot_attention.data import datasets
 from slot_attention.training import checkpoints, optimizers, runs
@@ -285,6 +284,10 @@ def _published_config(variables):
 
   Object discovery was trained on CLEVR v1.0, which has no masks.
   """
+  try:
+    import configs  # Only a clone has them.
+  except ModuleNotFoundError as error:
+    raise ValueError("give the config of the run with --config") from error
   for part, name in _CONFIGS.items():
     if any(variable.startswith(f"{_PREFIX}{part}/") for variable in variables):
       config = configs.load(name)
