@@ -1,0 +1,144 @@
+"""Tests of the manner that every command has."""
+
+import importlib
+import sys
+
+import jax
+import pytest
+
+from slot_attention import command
+
+COMMANDS = (
+  "main",
+  "slot_attention.convert",
+  "slot_attention.data.prepare",
+  "slot_attention.paper.figures",
+  "slot_attention.paper.reproduce",
+  "slot_attention.predict",
+  "slot_attention.pretrained",
+  "benchmarks.clevr_renderer",
+  "benchmarks.costs",
+  "benchmarks.feeding",
+  "benchmarks.matching",
+  "benchmarks.steps",
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_prints_what_a_command_does_and_each_flag(name, capsys):
+  module = importlib.import_module(name)
+  with pytest.raises(SystemExit) as end:
+    module.main(["--help"])
+  assert end.value.code in (None, 0)
+  text = capsys.readouterr().out
+  assert text.startswith(module.__doc__.strip())
+  listed = text.partition("\nFlags:\n")[2]
+  flags = [line for line in listed.splitlines() if line.startswith("  --")]
+  helps = [line for line in listed.splitlines() if line.startswith("      ")]
+  assert len(flags) > 2 and len(helps) >= len(flags)
+  assert all(len(line) <= 80 for line in listed.splitlines())
+
+
+def run(main, monkeypatch, capsys, *arguments):
+  """Exit code and last line of standard error of a command."""
+  monkeypatch.setattr(sys, "argv", ["", *arguments])
+  monkeypatch.setattr(command.os, "_exit", sys.exit)
+  for hook in ("excepthook",):
+    monkeypatch.setattr(command.threading, hook, command.threading.excepthook)
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+  with pytest.raises(SystemExit) as end:
+    command.run(main)
+  return end.value.code, capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+  "error, code, words",
+  [
+    (ValueError("no\nway"), 1, "error: no way (--verbosity=1 shows where)"),
+    (OSError("disk full"), 1, "error: disk full (--verbosity=1 shows where)"),
+    (FloatingPointError("NaN"), 1, "error: NaN (--verbosity=1 shows where)"),
+    (jax.errors.JaxRuntimeError("lost"), 1, "error: lost (--verbosity=1"),
+    (command.UsageError("what?"), 2, "error: what?"),
+    (KeyboardInterrupt(), 75, "error: interrupted; the same command goes on"),
+  ],
+)
+def test_an_error_is_one_line_and_an_exit_code(
+  error, code, words, monkeypatch, capsys
+):
+  def main(arguments):
+    assert arguments == ["--a=1"]
+    raise error
+
+  ended = run(main, monkeypatch, capsys, "--a=1")
+  assert ended[0] == code and ended[1].startswith(words)
+
+
+def test_an_error_of_the_code_itself_keeps_its_traceback(monkeypatch):
+  def main(_):
+    raise KeyError("a mistake in this project")
+
+  monkeypatch.setattr(sys, "argv", [""])
+  with pytest.raises(KeyError):
+    command.run(main)
+
+
+def parse(*arguments):
+  flags = command.Flags("A command.")
+  flags.define_config(arguments, "The experiment.")
+  flags.define_integers("seeds", None, "Of each run.")
+  flags.parse(arguments)
+  return flags
+
+
+@pytest.mark.parametrize(
+  "name", ["smoke:quickstart", "configs/smoke.py:quickstart"]
+)
+def test_a_config_is_given_as_a_name_or_as_a_file(name):
+  for arguments in ([f"--config={name}"], ["--config", name]):
+    flags = parse(*arguments, "--config.num_steps=7", "--seeds=3,1")
+    assert flags.config.num_steps == 7
+    assert flags.config.data.name == "tetrominoes"
+    assert flags.config_name == "smoke_quickstart"
+    assert flags.seeds == [3, 1]
+
+
+def test_flags_of_two_commands_do_not_meet():
+  assert parse("--config=quickstart").config.batch_size == 16
+  assert parse().config is None
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["--config=quickstrat"], r"config quickstrat \(did you mean quickstart"),
+    (["--config=configs/nothing.py"], "there is no config configs/nothing.py"),
+    (["--config=smoke:nothing"], "cannot be read: there is no config nothing"),
+    (
+      ["--config=quickstart", "--config.model.encoder.feature=(1,)"],
+      "no field feature: --config.model.encoder.feature=.* mean features",
+    ),
+    (["--config=quickstart", "--config.a.b=1"], "no field a: --config.a.b=1"),
+    (["--config=quickstart", "--config.num_steps=x"], "num_steps=x: invalid"),
+    (["--seed=1"], "Unknown command line flag 'seed'. Did you mean: seeds"),
+    (["--seeds=1;2"], "--seeds=1;2: must be numbers with commas"),
+    (["--verbosity=loud"], "verbosity=loud"),
+    (["what"], "arguments without a flag: what"),
+  ],
+)
+def test_a_wrong_command_line_is_explained_in_one_line(arguments, words):
+  with pytest.raises(command.UsageError, match=words) as error:
+    parse(*arguments)
+  assert "\n" not in str(error.value).strip()
+
+
+def test_a_config_that_cannot_be_executed_is_explained(tmp_path):
+  for text, words in (
+    ("def get_config(:", r"invalid syntax \(a.py, line 1\)"),
+    ("def get_config(): return 3 / 0", "division by zero"),
+    ("import nothing_like_this", "No module named 'nothing_like_this'"),
+    ("def get_config(): raise ValueError('too small')", "too small"),
+  ):
+    (tmp_path / "a.py").write_text(text)
+    with pytest.raises(command.UsageError, match=words) as error:
+      parse(f"--config={tmp_path / 'a.py'}")
+    assert "Traceback" not in str(error.value)
