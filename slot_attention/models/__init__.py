@@ -1,4 +1,4 @@
-"""Models: maps of arrays that know no config, no task and no file."""
+"""Models: functions of arrays, without configs, tasks or files."""
 
 from slot_attention.models.attention import SlotAttention, soft_k_means
 from slot_attention.models.slot_models import (

@@ -20,7 +20,7 @@ TEMPERATURES = ("sqrt_d", "one")
 EPSILON_PLACES = ("attention", "denominator")
 SLOT_INITS = ("shared", "per_slot")
 
-# The reference is written in Keras: its defaults, not Flax's, are the paper's.
+# The official code is written in Keras, so the models use Keras' defaults.
 Dense = functools.partial(
   nn.Dense, kernel_init=nn.initializers.glorot_uniform()
 )
@@ -34,7 +34,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    """[..., D_in] to [..., sizes[-1]]."""
+    """Maps [..., D_in] to [..., sizes[-1]]."""
     x = inputs
     for i, size in enumerate(self.sizes):
       x = Dense(size, name=f"dense_{i}")(nn.relu(x) if i else x)
@@ -44,17 +44,18 @@ class MLP(nn.Module):
 class GRU(nn.Module):
   """Gated recurrent unit, as Keras' `GRUCell(reset_after=True)`.
 
-  Computes what `flax.linen.GRUCell` computes. Its own class because Keras draws
-  the kernels of the three gates as one matrix, [D_in, 3D] Glorot and [D, 3D]
-  orthogonal, which cannot be had from gates that are initialised apart.
+  It computes the same function as `flax.linen.GRUCell` but initialises it as
+  Keras does: Keras draws the kernels of the three gates as one matrix, [D_in,
+  3D] Glorot for the inputs and [D, 3D] orthogonal for the state. Flax draws
+  each gate separately.
   """
 
   @nn.compact
   def __call__(self, state: jax.Array, inputs: jax.Array) -> jax.Array:
-    """Returns the next state [..., D] from state [..., D], inputs [..., D_in].
+    """Maps state [..., D] and inputs [..., D_in] to the next state [..., D].
 
-    The columns of both kernels are, in thirds: update gate z, reset gate r,
-    candidate.
+    The columns of both kernels are three blocks of D: update gate z, reset gate
+    r, candidate.
     """
     size = state.shape[-1]
     inputs = Dense(3 * size, name="input")(inputs)
@@ -82,7 +83,7 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, transpose: bool = False) -> jax.Array:
-    """[..., D_in] to [..., D_out], or the other way round."""
+    """Maps [..., D_in] to [..., D_out], or back if `transpose` is True."""
     kernel = self.param(
       "kernel",
       nn.initializers.glorot_uniform(),
@@ -95,29 +96,31 @@ class SlotAttention(nn.Module):
   """Iterative attention in which K slots compete for N inputs (Algorithm 1).
 
   Attributes:
-    num_slots: K, unless the call says otherwise.
-    num_iterations: T, unless the call says otherwise.
-    slot_size: D, of the slots and of the queries, keys and values.
-    mlp_hidden_size: hidden units of the residual MLP; 0 leaves it out
-      (Figure 14).
+    num_slots: number of slots K; a call can override it.
+    num_iterations: number of iterations T; a call can override it.
+    slot_size: size D of slots, queries, keys and values.
+    mlp_hidden_size: number of hidden units of the residual MLP; 0 removes the
+      MLP (Figure 14).
     epsilon: offset that keeps the weighted mean finite.
-    epsilon_place: "attention" adds epsilon to every coefficient,
-      "denominator" to their sum over the inputs (Figure 16).
+    epsilon_place: "attention" adds epsilon to every coefficient, "denominator"
+      adds it to their sum over the inputs (Figure 16).
     aggregation: "weighted_mean", "weighted_sum", or "weighted_sum_layer_norm"
       (Figure 7).
     softmax_axis: "slots" makes the slots compete; "inputs" is the attention of
-      Transformers (Figure 10, which goes with aggregation="weighted_sum").
-    update: "gru", or "none": the updates are the next slots (Figure 11).
+      Transformers (Figure 10, which combines it with
+      aggregation="weighted_sum").
+    update: "gru" updates the slots by a GRU; "none" takes the updates as the
+      next slots (Figure 11).
     use_layer_norm: whether inputs, slots and the residual MLP's inputs are
       normalised (Figure 13).
-    use_projections: whether q, k and v are learned; if not they are the
-      identity, and inputs must have size D (soft k-means).
-    temperature: of the softmax, "sqrt_d" or "one" (Figure 15).
+    use_projections: whether q, k and v are learned projections. If False, they
+      are the identity, and the inputs must have size D (soft k-means).
+    temperature: softmax temperature, "sqrt_d" or "one" (Figure 15).
     slot_init: "shared" draws all initial slots from one learned Gaussian,
-      "per_slot" learns one for each slot (Figure 9).
+      "per_slot" from one learned Gaussian per slot (Figure 9).
 
   Raises:
-    ValueError: for a choice that does not exist or a count below 1.
+    ValueError: if a choice does not exist or a number is too small.
   """
 
   num_slots: int
@@ -156,34 +159,47 @@ class SlotAttention(nn.Module):
     num_slots: int | None = None,
     num_iterations: int | None = None,
     slots: jax.Array | None = None,
+    noise: jax.Array | None = None,
     inputs_mask: jax.Array | None = None,
     example_ids: jax.Array | None = None,
   ) -> dict[str, jax.Array]:
     """Groups the inputs into slots.
 
     Args:
-      inputs: [B, N, D_inputs], a set: its order does not matter.
-      num_slots: K for this call.
-      num_iterations: T for this call.
-      slots: initial slots [B, K, D], whose K counts; without them they are
-        drawn with the random stream "slots" (`rngs={"slots": key}`).
-      inputs_mask: bool [B, N], False for padding: whatever stands there changes
-        nothing. Slots of a set that is all padding get updates of zero.
-      example_ids: int [B]; the noise of an example's slots depends on the
-        stream's key and on its id alone, not on its place in this batch.
-        0 .. B-1 if left out.
+      inputs: [B, N, D_inputs], a set of N inputs per example; their order does
+        not matter.
+      num_slots: number of slots K in this call; None takes the module's.
+      num_iterations: number of iterations T in this call; None takes the
+        module's.
+      slots: initial slots [B, K, D], which also set K. If None, the initial
+        slots are mu + exp(log_sigma) * noise.
+      noise: standard normal noise [B, K, D] of the initial slots, which also
+        sets K. If None, it is drawn from the random stream "slots"
+        (`rngs={"slots": key}`).
+      inputs_mask: bool [B, N], False where an input is padding. The values of
+        padding do not affect any result. If all inputs of an example are
+        padding, its slots get updates of zero.
+      example_ids: int [B], default 0 .. B-1. The noise drawn for an example
+        depends only on the stream's key and on this id, not on the position of
+        the example in the batch.
 
     Returns:
       A dict of
-        slots: [B, K, D] after the last iteration;
-        attn: [B, T, N, K] of every iteration, sums to 1 over `softmax_axis`
-          (epsilon not yet added), and is 0 for padding;
+        slots: [B, K, D], the slots after the last iteration;
+        attn: [B, T, N, K], the attention of every iteration before epsilon is
+          added. It sums to 1 over `softmax_axis` and is 0 for padding;
         slots_per_iteration: [B, T + 1, K, D], the initial slots first.
 
     Raises:
-      ValueError: if K or T is below 1, if K exceeds the slots that
-        slot_init="per_slot" has learned, or if a shape does not fit.
+      ValueError: if K or T is below 1; if K exceeds the number of slots that
+        slot_init="per_slot" has learned; if both slots and noise are given; or
+        if a shape does not fit.
     """
+    if inputs.ndim != 3:
+      raise ValueError(
+        f"inputs of shape {inputs.shape} must have shape [B, N, D]; reshape a"
+        " feature map [B, H, W, D] by inputs.reshape(B, H * W, D)"
+      )
     batch_size, num_inputs, inputs_size = inputs.shape
     if num_slots is None:
       num_slots = self.num_slots
@@ -206,15 +222,26 @@ class SlotAttention(nn.Module):
         )
       is_input = inputs_mask.astype(bool)[..., None]
 
+    if slots is not None and noise is not None:
+      raise ValueError(
+        f"slots of shape {slots.shape} and noise of shape {noise.shape} exclude"
+        " each other: noise makes the initial slots, slots replaces them"
+      )
+    for name, x in (("initial slots", slots), ("noise", noise)):
+      if x is not None and (
+        x.ndim != 3 or x.shape[::2] != (batch_size, self.slot_size)
+      ):
+        raise ValueError(
+          f"{name} of shape {x.shape} must have shape [B, K, D] ="
+          f" [{batch_size}, K, {self.slot_size}]"
+        )
+    if noise is not None:
+      num_slots = noise.shape[1]
     mu, log_sigma = self._gaussian(num_slots)
     if slots is None:
-      noise = self._noise(batch_size, num_slots, example_ids)
+      if noise is None:
+        noise = self._noise(batch_size, num_slots, example_ids)
       slots = mu + jnp.exp(log_sigma) * noise
-    elif slots.ndim != 3 or slots.shape[::2] != (batch_size, self.slot_size):
-      raise ValueError(
-        f"initial slots of shape {slots.shape} do not fit a batch of"
-        f" {batch_size} with slot_size={self.slot_size}"
-      )
 
     def layer_norm(name):
       return LayerNorm(name=name) if self.use_layer_norm else (lambda x: x)
@@ -242,9 +269,9 @@ class SlotAttention(nn.Module):
     attn_per_iteration, slots_per_iteration = [], [slots]
     for _ in range(num_iterations):
       slots_prev = slots
-      # Keys k = inputs W_k serve only k q^T = inputs (q W_k^T)^T: to project
-      # the few queries, not the many inputs, gives the same for less. For the
-      # same reason the values' kernel is applied to their weighted mean.
+      # (inputs W_k) q^T = inputs (q W_k^T)^T: projecting the K queries by W_k^T
+      # gives the same logits as projecting the N inputs by W_k, at less cost.
+      # For the same reason, W_v is applied to the weighted mean of the inputs.
       q = project_q(norm_slots(slots)) * scale
       q = project_k(q, transpose=True)
       logits = jnp.einsum("bnd,bkd->bnk", inputs, q)
@@ -270,7 +297,10 @@ class SlotAttention(nn.Module):
     }
 
   def _weights(self, attn: jax.Array, is_input: jax.Array | None) -> jax.Array:
-    """Weights of the values, [B, N, K]; over N they sum to 1 in a mean."""
+    """Returns the weights [B, N, K] of the values.
+
+    If the aggregation is a mean, they sum to 1 over N.
+    """
     if self.epsilon_place == "attention":
       attn = _fill(attn + self.epsilon, is_input, 0.0)
     if self.aggregation != "weighted_mean":
@@ -278,21 +308,24 @@ class SlotAttention(nn.Module):
     total = jnp.sum(attn, axis=1, keepdims=True)
     if self.epsilon_place == "denominator":
       total = total + self.epsilon
-    if is_input is not None:  # The mean of no inputs shall not be 0 / 0.
+    if is_input is not None:  # A set without inputs would give 0 / 0.
       total = jnp.where(is_input.any(axis=1, keepdims=True), total, 1.0)
     return attn / total
 
   def _gaussian(self, num_slots: int) -> tuple[jax.Array, jax.Array]:
-    """Mean and log of the deviation of initial slots, [1, K or 1, D] each."""
+    """Returns mean and log standard deviation of the initial slots.
+
+    Both have shape [1, K, D], or [1, 1, D] if all slots share one Gaussian.
+    """
     if self.slot_init == "per_slot" and num_slots > self.num_slots:
       raise ValueError(
-        f"num_slots={num_slots}, but slot_init='per_slot' has learned a"
-        f" Gaussian for each of {self.num_slots} slots and no more; only"
-        " slot_init='shared' lets K grow after training"
+        f"num_slots={num_slots}, but slot_init='per_slot' has learned"
+        f" Gaussians for {self.num_slots} slots only; K can grow after training"
+        " only with slot_init='shared'"
       )
     num_gaussians = self.num_slots if self.slot_init == "per_slot" else 1
-    # Each Gaussian as the reference's, Glorot over (1, 1, D): U(+-0.3038) at
-    # D = 64.
+    # As in the official code, each Gaussian is initialised by Glorot over
+    # (1, 1, D), that is uniformly within +-0.3038 for D = 64.
     initializer = nn.initializers.glorot_uniform(in_axis=0, batch_axis=1)
     shape = (1, num_gaussians, self.slot_size)
     mu = self.param("slots_mu", initializer, shape)
@@ -302,7 +335,7 @@ class SlotAttention(nn.Module):
   def _noise(
     self, batch_size: int, num_slots: int, example_ids: jax.Array | None
   ) -> jax.Array:
-    """Standard normal [B, K, D], each example's from its own key."""
+    """Draws standard normal noise [B, K, D], one key per example."""
     ids = jnp.arange(batch_size) if example_ids is None else example_ids
     keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("slots"), ids)
     shape = (num_slots, self.slot_size)
@@ -310,15 +343,16 @@ class SlotAttention(nn.Module):
 
 
 def _fill(x: jax.Array, is_input: jax.Array | None, value: float) -> jax.Array:
-  """[B, N, ...] with `value` where is_input, [B, N, 1], is False."""
+  """Puts `value` into x [B, N, ...] where is_input [B, N, 1] is False."""
   return x if is_input is None else jnp.where(is_input, x, value)
 
 
 def soft_k_means(num_slots: int, **fields) -> SlotAttention:
   """Soft k-means with dot-product scores (appendix B, last paragraph).
 
-  `SlotAttention` without GRU, residual MLP, layer norms and projections: the
-  inputs must have the size of the slots. `fields` are further fields of it.
+  It is `SlotAttention` without GRU, residual MLP, layer norms and projections.
+  The inputs must have the size of the slots. `fields` are other fields of
+  `SlotAttention`.
   """
   return SlotAttention(
     num_slots=num_slots,

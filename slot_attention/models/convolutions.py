@@ -1,9 +1,10 @@
-"""The models' convolutions, and exact ways to compute them faster.
+"""The convolutions of the models, with exact but faster algorithms for CPUs.
 
-Each fast way equals a plain one to rounding, gradients included, with the same
-parameters; tests compare the two.
+With the same parameters, every fast algorithm gives the results and gradients
+of the plain one, up to rounding. Tests compare the two.
 
-Letters in shapes: B images (or slots), h and w feature map, D and F features.
+Letters in shapes: B images or slots, h and w height and width of the feature
+map, D input features, F output features.
 """
 
 import functools
@@ -16,24 +17,26 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# Of inputs or of outputs, from which a kernel's gradient is computed at a time
-# on a CPU. More do not fit the cache of a core (2 MB where this was tried); all
-# at once take about twice as long.
+# On a CPU, the gradient of a kernel is summed over blocks of images and rows.
+# The inputs and the output gradients of a block have at most about _BLOCK_BYTES
+# each, so that they fit the cache of a core (2 MB on the measured CPU). Without
+# blocks, the gradient takes about twice as long.
 _BLOCK_BYTES = 2**20
-# Images in a block: as many as floats fit a vector register.
+# Number of images in a block: the number of floats in a vector register.
 _BLOCK_IMAGES = 16
-# Fewer rows are not worth the rows around them, which the kernel sees as well.
+# A block also reads the neighbouring rows that its kernel reaches. With fewer
+# rows per block, these extra rows cost more than the cache saves.
 _MIN_BLOCK_ROWS = 8
 
 
 class Conv(nn.Module):
-  """Keras' Conv2D with padding "SAME".
+  """Convolution as Keras' Conv2D with padding "SAME".
 
   Attributes:
-    features: F of the outputs.
-    kernel_size: height and width, in pixels.
-    strides: by which the outputs are less high and wide than the inputs.
-    param_dtype: of kernel [*kernel_size, D, F] and bias [F].
+    features: number of output features F.
+    kernel_size: height and width of the kernel, in pixels.
+    strides: factors by which height and width shrink.
+    param_dtype: type of the kernel [*kernel_size, D, F] and the bias [F].
   """
 
   features: int
@@ -43,7 +46,7 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    """[B, h, w, D] to [B, ceil(h / strides[0]), ceil(w / strides[1]), F]."""
+    """Maps [B, h, w, D] to [B, ceil(h / stride), ceil(w / stride), F]."""
     kernel, bias = _parameters(
       self, (*self.kernel_size, inputs.shape[-1], self.features)
     )
@@ -57,13 +60,13 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-  """Keras' Conv2DTranspose with padding "SAME".
+  """Transposed convolution as Keras' Conv2DTranspose with padding "SAME".
 
   Attributes:
-    features: F of the outputs.
-    kernel_size: height and width, in pixels.
-    strides: by which the outputs are higher and wider than the inputs.
-    param_dtype: of kernel [*kernel_size, F, D] and bias [F].
+    features: number of output features F.
+    kernel_size: height and width of the kernel, in pixels.
+    strides: factors by which height and width grow.
+    param_dtype: type of the kernel [*kernel_size, F, D] and the bias [F].
   """
 
   features: int
@@ -73,7 +76,7 @@ class ConvTranspose(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    """[B, h, w, D] to [B, h * strides[0], w * strides[1], F]."""
+    """Maps [B, h, w, D] to [B, h * strides[0], w * strides[1], F]."""
     kernel, bias = _parameters(
       self, (*self.kernel_size, self.features, inputs.shape[-1])
     )
@@ -84,10 +87,10 @@ class ConvTranspose(nn.Module):
 
 @jax.custom_jvp
 def relu(x: jax.Array) -> jax.Array:
-  """max(x, 0), of which only the outputs are kept for the gradient.
+  """Returns max(x, 0) and keeps only the outputs for the gradient.
 
-  XLA would keep the inputs as well: it looks through the maximum to see where
-  they are positive, unless it meets a barrier.
+  Without the barrier, XLA keeps the inputs as well, because it computes the
+  sign of x from the inputs of the maximum.
   """
   return jax.lax.optimization_barrier(jnp.maximum(x, 0))
 
@@ -96,7 +99,7 @@ relu.defjvps(lambda tangent, y, x: jnp.where(y > 0, tangent, 0))
 
 
 def _parameters(module, kernel_shape):
-  """Kernel and bias, initialised as by Keras."""
+  """Makes kernel and bias, initialised as in Keras."""
   dtype = module.param_dtype
   kernel_init = nn.initializers.glorot_uniform()
   return (
@@ -124,10 +127,10 @@ def conv_with_blocked_gradient(
   strides: tuple[int, int],
   padding: Padding,
 ) -> jax.Array:
-  """`conv` with gradients that are fast on a CPU, in reverse mode alone.
+  """Does `conv`, with fast gradients on a CPU, for reverse mode only.
 
-  The kernel's is a sum over blocks of pixels, each of which fits the cache. The
-  inputs' is `conv_transpose_by_phase`.
+  The gradient of the kernel is a sum over blocks of pixels that fit the cache.
+  The gradient of the inputs is computed as in `conv_transpose_by_phase`.
   """
   return conv(inputs, kernel, strides, padding)
 
@@ -146,7 +149,10 @@ def _backward(strides, padding, residuals, gradient):
 
 
 def _kernel_gradient(inputs, gradient, kernel, strides, before):
-  """Gradient of `conv` whose padding starts with `before` rows and columns."""
+  """Computes the gradient of the kernel of `conv`.
+
+  `before` has the numbers of padding rows and columns before the inputs.
+  """
   num_images, height, width, _ = gradient.shape
   row_bytes = (
     max(gradient[0, 0].size, strides[0] * inputs[0, 0].size)
@@ -160,9 +166,10 @@ def _kernel_gradient(inputs, gradient, kernel, strides, before):
       seen, padding = zip(
         *map(_seen, block, inputs.shape[1:3], kernel.shape, strides, before)
       )
-      # A convolution that sums over images as others do over features, and
-      # whose kernel is the gradient. XLA must find the dimensions in their
-      # usual order: it does not reorder them in a loop, and others are slow.
+      # This convolution contracts images instead of features, and its kernel
+      # is the output gradient. The transposes give XLA the dimensions in the
+      # usual order: other orders are slow, and XLA does not reorder dimensions
+      # inside a loop.
       of_block = jax.lax.conv_general_dilated(
         _cut(inputs, first, number, *seen).transpose(3, 1, 2, 0),
         _cut(gradient, first, number, *block).transpose(1, 2, 0, 3),
@@ -174,7 +181,7 @@ def _kernel_gradient(inputs, gradient, kernel, strides, before):
       total += of_block.transpose(1, 2, 0, 3)
     return total
 
-  # Not unrolled: large batches would take minutes to compile.
+  # An unrolled loop over a large batch would take minutes to compile.
   num_blocks, rest = divmod(num_images, block_images)
   total = jax.lax.fori_loop(
     0,
@@ -190,13 +197,14 @@ def _kernel_gradient(inputs, gradient, kernel, strides, before):
 def _block_size(
   num_images: int, height: int, row_bytes: int
 ) -> tuple[int, int]:
-  """Number of images, and of rows, of a block."""
+  """Returns the number of images and the number of rows of a block."""
   images = min(_BLOCK_IMAGES, num_images)
   rows = _BLOCK_BYTES // (images * row_bytes)
   if rows < min(_MIN_BLOCK_ROWS, height):
     images = 1
     rows = max(_BLOCK_BYTES // row_bytes, 1)
-  return images, -(-height // -(-height // rows))  # As few blocks, but alike.
+  # As few blocks as possible, of nearly equal height.
+  return images, -(-height // -(-height // rows))
 
 
 def _cut(x, first, number, rows, columns):
@@ -208,7 +216,7 @@ def _cut(x, first, number, rows, columns):
 
 
 def _seen(outputs, size, kernel_size, stride, before):
-  """Inputs that a slice of outputs sees, and the padding around them."""
+  """Returns the inputs that a slice of outputs reads, and their padding."""
   start = outputs.start * stride - before
   stop = (outputs.stop - 1) * stride - before + kernel_size
   seen = slice(max(start, 0), min(stop, size))
@@ -221,10 +229,15 @@ conv_with_blocked_gradient.defvjp(_forward, _backward)
 def conv_transpose(
   inputs: jax.Array, kernel: jax.Array, strides: tuple[int, int]
 ) -> jax.Array:
-  """The transpose of a convolution with padding "SAME".
+  """Computes the transpose of a convolution with padding "SAME".
 
-  Takes [B, h, w, D] and [height, width, F, D]; returns [B, h * strides[0],
-  w * strides[1], F].
+  Args:
+    inputs: [B, h, w, D].
+    kernel: [height, width, F, D].
+    strides: factors by which h and w grow.
+
+  Returns:
+    [B, h * strides[0], w * strides[1], F].
   """
   return jax.lax.conv_transpose(
     inputs,
@@ -239,21 +252,23 @@ def conv_transpose(
 def conv_transpose_by_phase(
   inputs: jax.Array, kernel: jax.Array, strides: tuple[int, int]
 ) -> jax.Array:
-  """`conv_transpose` as convolutions without strides, fast on a CPU.
+  """Computes `conv_transpose` by convolutions without strides.
 
-  XLA has no fast gradient of a convolution over dilated inputs there.
-
-  Of a stride s, the output pixels i s + phase are, for each phase, an ordinary
-  convolution of the inputs with every s-th row (or column) of the kernel (Shi
-  et al., 2016, https://arxiv.org/abs/1609.07009).
+  This is faster on a CPU, where XLA computes gradients of convolutions over
+  dilated inputs slowly. For a stride s, the output pixels i s + phase of each
+  phase are an ordinary convolution of the inputs with every s-th row (or
+  column) of the kernel (Shi et al., 2016, https://arxiv.org/abs/1609.07009).
   """
   before = tuple(max(sz - st, 0) // 2 for sz, st in zip(kernel.shape, strides))
   return _transpose_by_phase(inputs, kernel, strides, before)
 
 
 def _transpose_by_phase(inputs, kernel, strides, before):
-  """Transpose of `conv` whose padding starts with `before` rows and columns."""
-  # Where a stride exceeds the kernel, some phases see only zeros.
+  """Computes the transpose of `conv`.
+
+  `before` has the numbers of padding rows and columns before the inputs.
+  """
+  # If a stride exceeds the kernel size, some phases have no kernel rows.
   missing = (max(st - sz, 0) for sz, st in zip(kernel.shape, strides))
   kernel = jnp.pad(kernel, [*((0, n) for n in missing), (0, 0), (0, 0)])
   rows, columns = (
@@ -279,7 +294,10 @@ def _transpose_by_phase(inputs, kernel, strides, before):
 
 
 def _phase(size, stride, start):
-  """Taps of a kernel's axis that a phase sees, and the inputs' padding."""
+  """Returns the kernel taps that a phase uses, and the padding of the inputs.
+
+  Both are for one axis.
+  """
   ahead, first = divmod(start, stride)
   num_taps = len(range(first, size, stride))
   return slice(first, None, stride), (num_taps - 1 - ahead, ahead)
@@ -288,23 +306,28 @@ def _phase(size, stride, start):
 def convolve_broadcast(
   layer: nn.Module, vectors: jax.Array, position: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Convolves vectors that are copied to every pixel, without the copies.
+  """Convolves vectors copied to every pixel, without making the copies.
 
-  With `sum_of_broadcast` it equals `layer(vectors + position)` to rounding,
-  gradients included. The convolution is linear. Of a vector copied to every
-  pixel it is the same everywhere but near the border, so that a grid of kernel
-  size says it all, and it is the sum of what it is for the unit vectors. The
-  position's part does not depend on the vector: it is computed once for all.
+  `sum_of_broadcast` of the results equals `layer(vectors + position)` up to
+  rounding, also in its gradients. It is faster for three reasons, since the
+  convolution is linear:
+    - A vector copied to every pixel gives the same output at every pixel that
+      is farther from the border than the kernel reaches. A grid as large as the
+      kernel therefore has all different outputs.
+    - The output of a vector is a weighted sum of the outputs of unit vectors,
+      so only D grids are convolved instead of B.
+    - The part of the position does not depend on the vector and is computed
+      once.
 
   Args:
-    layer: a convolution of stride 1, padding "SAME", with a square kernel
-      smaller than the grid.
+    layer: a convolution with stride 1, padding "SAME" and a square kernel that
+      is smaller than the grid.
     vectors: [B, 1, 1, D].
     position: [1, h, w, D].
 
   Returns:
-    Without the copies, the vectors' part [B, side, side, F] of odd side, and
-    the position's with the bias [1, h, w, F].
+    The part of the vectors, [B, side, side, F] with an odd side, and the part
+    of the position with the bias, [1, h, w, F].
   """
   side = 2 * (layer.kernel_size[0] // 2) + 1
   size = vectors.shape[-1]
@@ -316,10 +339,15 @@ def convolve_broadcast(
 
 
 def sum_of_broadcast(grids: jax.Array, position: jax.Array) -> jax.Array:
-  """Copies and adds the two parts of `convolve_broadcast`.
+  """Adds the two parts that `convolve_broadcast` returns.
 
-  Takes [B, side, side, F] and [1, h, w, F]; returns [B, h, w, F], where the
-  middle row and column of the grids are repeated.
+  Args:
+    grids: [B, side, side, F]. Their middle row and column are repeated until
+      the grids have the size of the position.
+    position: [1, h, w, F].
+
+  Returns:
+    [B, h, w, F].
   """
   border = grids.shape[1] // 2
   x = grids

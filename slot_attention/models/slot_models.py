@@ -27,9 +27,10 @@ from slot_attention.models.convolutions import (
 
 
 def position_grid(height: int, width: int) -> jax.Array:
-  """Distance to the four borders, [1, height, width, 4] in [0, 1] (E.2).
+  """Returns the distances to the four borders, [1, height, width, 4] (E.2).
 
-  The channels are y, x, 1 - y, 1 - x, each linear from border to border.
+  The channels are y, x, 1 - y and 1 - x. Each of them is linear, from 0 at one
+  border to 1 at the opposite one.
   """
   y, x = jnp.meshgrid(
     jnp.linspace(0, 1, height), jnp.linspace(0, 1, width), indexing="ij"
@@ -42,21 +43,21 @@ class SoftPositionEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    """[B, h, w, D] to [B, h, w, D]."""
+    """Maps [B, h, w, D] to [B, h, w, D]."""
     _, height, width, size = inputs.shape
     grid = position_grid(height, width).astype(inputs.dtype)
     return inputs + Dense(size, name="dense")(grid)
 
 
 class Encoder(nn.Module):
-  """Convolutional features with position (Tables 4 and 5).
+  """Convolutional encoder with position embedding (Tables 4 and 5).
 
   Attributes:
-    features: channels of each convolution; ReLU follows every one.
-    strides: of each convolution.
-    kernel_size: of all convolutions, in pixels.
-    mlp_size: units of both layers of the per-location MLP.
-    use_position_embedding: whether the inputs know their place (Figure 8).
+    features: number of channels of each convolution; ReLU follows each one.
+    strides: stride of each convolution.
+    kernel_size: kernel size of all convolutions, in pixels.
+    mlp_size: number of units of both layers of the per-location MLP.
+    use_position_embedding: whether the position is embedded (Figure 8).
   """
 
   features: tuple[int, ...] = (64, 64, 64, 64)
@@ -92,16 +93,16 @@ class Encoder(nn.Module):
 
 
 class SlotMLP(nn.Module):
-  """The baseline in the place of Slot Attention (Tables 9 and 10).
+  """The baseline that replaces Slot Attention (Tables 9 and 10).
 
   Attributes:
-    num_slots: K; fixed by the size of the last layer.
-    slot_size: D.
-    hidden_sizes: of the MLP over all inputs: (512, 512) for set prediction,
-      (512, 1024, 1024) for object discovery.
-    slot_mlp_sizes: of the MLP shared by the slots: none for set prediction,
+    num_slots: number of slots K, fixed by the size of the last layer.
+    slot_size: size D of a slot.
+    hidden_sizes: hidden sizes of the MLP over all inputs: (512, 512) for set
+      prediction, (512, 1024, 1024) for object discovery.
+    slot_mlp_sizes: sizes of the MLP shared by the slots: () for set prediction,
       (64, 64) for object discovery, where the last one is the slot size.
-    grid_size: side of the square to which the inputs are resized.
+    grid_size: side of the square grid to which the inputs are resized.
   """
 
   num_slots: int
@@ -142,15 +143,17 @@ class SpatialBroadcastDecoder(nn.Module):
   """Decodes every slot to an image and an alpha mask (Tables 6 and 7).
 
   Attributes:
-    broadcast_size: height and width of the grid that a slot is copied to.
-    features: channels of each transposed convolution but the last; ReLU
-      follows every one.
-    strides: of the same; the image is broadcast_size times their product.
-    kernel_size: of the same, in pixels; the last one is always 3x3.
-    channels: colour channels C of the image.
-    remat_chunk_size: slots that are decoded at a time, one chunk after the
-      other, whose activations are not kept but computed again for the gradient:
-      slower, with the memory of one chunk. 0: all are kept.
+    broadcast_size: height and width of the grid to which a slot is copied.
+    features: number of channels of each transposed convolution except the last;
+      ReLU follows each one.
+    strides: strides of the same convolutions. The image is broadcast_size times
+      their product.
+    kernel_size: kernel size of the same convolutions, in pixels. The last
+      convolution is always 3x3.
+    channels: number of colour channels C of the image.
+    remat_chunk_size: if above 0, the decoder processes that many slots at a
+      time and recomputes their activations for the gradient. This is slower but
+      keeps the activations of only one chunk in memory. 0 keeps all of them.
   """
 
   broadcast_size: tuple[int, int] = (8, 8)
@@ -171,7 +174,7 @@ class SpatialBroadcastDecoder(nn.Module):
     super().__post_init__()
 
   def setup(self):
-    """Makes the layers, for one chunk of slots or for all."""
+    """Makes the layers."""
     self.position_embedding = SoftPositionEmbedding()
     self.convs = [
       ConvTranspose(
@@ -196,7 +199,7 @@ class SpatialBroadcastDecoder(nn.Module):
 
     Returns:
       A dict of
-        recons: [B, K, H, W, C], the image of every slot, about [-1, 1];
+        recons: [B, K, H, W, C], the image of every slot, roughly in [-1, 1];
         masks: [B, K, H, W, 1], alpha masks that sum to 1 over the slots;
         recon_combined: [B, H, W, C], the sum over slots of masks * recons.
     """
@@ -212,7 +215,7 @@ class SpatialBroadcastDecoder(nn.Module):
     else:
       x = self._decode(slots, position)
     x = x.reshape(batch_size, num_slots, *x.shape[1:])
-    # Whatever the convolutions compute in, what is summed here is float32.
+    # Softmax and sum are float32, even if the convolutions are bfloat16.
     recons, alphas = jnp.split(x.astype(jnp.float32), (self.channels,), axis=-1)
     masks = nn.softmax(alphas, axis=1)
     return {
@@ -223,13 +226,13 @@ class SpatialBroadcastDecoder(nn.Module):
 
   @property
   def _use_shortcut(self):
-    # It pays where the grid is larger than the kernel.
+    # The shortcut saves time only if the grid is larger than the kernel.
     return self.strides[0] == 1 and min(self.broadcast_size) > self.kernel_size
 
   def _decode(self, slots, position):
-    """[b, 1, 1, D] to colours and alphas before the softmax [b, H, W, C+1].
+    """Maps slots [b, 1, 1, D] to colours and alpha logits [b, H, W, C + 1].
 
-    With the shortcut, slots and position are those of `convolve_broadcast`.
+    With the shortcut, slots and position are what `convolve_broadcast` returns.
     """
     if self._use_shortcut:
       x = sum_of_broadcast(slots, position)
@@ -240,7 +243,7 @@ class SpatialBroadcastDecoder(nn.Module):
     return self.conv_out(relu(x))
 
   def _decode_in_chunks(self, slots, position):
-    """`_decode`, of whose activations only one chunk's exist at a time."""
+    """Does `_decode` with the activations of one chunk of slots at a time."""
     decoder, variables = self.unbind()
     decode = jax.checkpoint(
       lambda x: decoder.apply(variables, x, position, method="_decode")
@@ -263,33 +266,35 @@ class ObjectDiscovery(nn.Module):
   decoder: SpatialBroadcastDecoder
 
   def __call__(self, images: jax.Array, **kwargs) -> dict[str, jax.Array]:
-    """Takes images [B, H, W, C] in [-1, 1] apart.
+    """Decomposes images into slots and reconstructs them.
 
     Args:
-      images: as above.
-      **kwargs: of `SlotAttention.__call__`: num_slots, num_iterations, slots,
-        example_ids. The Slot MLP takes none but ignores example_ids.
+      images: [B, H, W, C] in [-1, 1].
+      **kwargs: num_slots, num_iterations, slots, noise and example_ids of
+        `SlotAttention.__call__`. The Slot MLP ignores example_ids and accepts
+        none of the others.
 
     Returns:
-      The dict of `SpatialBroadcastDecoder` and that of `SlotAttention` (of the
-      Slot MLP: only "slots").
+      The outputs of `SpatialBroadcastDecoder` and of `SlotAttention` in one
+      dict. The Slot MLP has only "slots" in the place of the latter.
 
     Raises:
-      ValueError: if the images have another size than the decoder draws.
+      ValueError: if the images do not have the size that the decoder draws, or
+        the Slot MLP gets an argument that it does not accept.
     """
     if images.shape[1:] != self.decoder.image_shape:
       raise ValueError(
         f"images of {_sizes(images.shape[1:])} (height x width x channels) do"
         f" not fit the decoder, which draws"
         f" {_sizes(self.decoder.image_shape)}: change decoder.broadcast_size,"
-        " decoder.strides or the images' size"
+        " decoder.strides or the size of the images"
       )
     outputs = _slots(self.slot_attention, self.encoder(images), kwargs)
     # The decoder computes in the precision of the encoder.
     return {**outputs, **self.decode(outputs["slots"].astype(images.dtype))}
 
   def decode(self, slots: jax.Array) -> dict[str, jax.Array]:
-    """`SpatialBroadcastDecoder` of slots [B, K, D], for Figure 3c."""
+    """Decodes slots [B, K, D] by `SpatialBroadcastDecoder` (Figure 3c)."""
     return self.decoder(slots)
 
 
@@ -297,8 +302,8 @@ class SetPredictor(nn.Module):
   """MLP shared by the slots (Table 8).
 
   Attributes:
-    num_outputs: numbers that describe an object: 19 on CLEVR.
-    hidden_size: of the one hidden layer.
+    num_outputs: how many numbers describe an object; 19 on CLEVR.
+    hidden_size: number of units of the one hidden layer.
   """
 
   num_outputs: int = 19
@@ -311,7 +316,7 @@ class SetPredictor(nn.Module):
 
   @nn.compact
   def __call__(self, slots: jax.Array) -> jax.Array:
-    """[B, K, D] to [B, K, num_outputs] in [0, 1]."""
+    """Maps [..., K, D] to [..., K, num_outputs] in [0, 1]."""
     sizes = (self.hidden_size, self.num_outputs)
     return nn.sigmoid(MLP(sizes, name="mlp")(slots))
 
@@ -324,17 +329,20 @@ class SetPrediction(nn.Module):
   classifier: SetPredictor
 
   def __call__(self, images: jax.Array, **kwargs) -> dict[str, jax.Array]:
-    """Describes the objects in images [B, H, W, C] in [-1, 1].
+    """Predicts the properties of the objects in images.
 
     Args:
-      images: as above.
-      **kwargs: as those of `ObjectDiscovery`.
+      images: [B, H, W, C] in [-1, 1].
+      **kwargs: see `ObjectDiscovery`.
 
     Returns:
-      The dict of `SlotAttention` (of the Slot MLP: only "slots"), and
-        predictions: [B, K, num_outputs] of the slots;
-        predictions_per_iteration: [B, T, K, num_outputs] of the slots after
-          every iteration (not of the Slot MLP).
+      The outputs of `SlotAttention` (for the Slot MLP only "slots") and
+        predictions: [B, K, num_outputs], from the slots;
+        predictions_per_iteration: [B, T, K, num_outputs], from the slots after
+          every iteration. The Slot MLP does not have them.
+
+    Raises:
+      ValueError: if the Slot MLP gets an argument that it does not accept.
     """
     outputs = _slots(self.slot_attention, self.encoder(images), kwargs)
     outputs["predictions"] = self.classify(outputs["slots"])
@@ -345,12 +353,12 @@ class SetPrediction(nn.Module):
     return outputs
 
   def classify(self, slots: jax.Array) -> jax.Array:
-    """Predictions [..., K, num_outputs] of slots [..., K, D]."""
+    """Predicts [..., K, num_outputs] from slots [..., K, D]."""
     return self.classifier(slots)
 
 
 def _slots(module, features, kwargs):
-  """Slots of a feature map [B, h, w, D_inputs]."""
+  """Groups a feature map [B, h, w, D_inputs] into slots."""
   if isinstance(module, SlotMLP):
     fixed = sorted(
       name

@@ -1,5 +1,7 @@
 """Tests of Algorithm 1 and of every switch of appendix B."""
 
+import re
+
 import flax.linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
@@ -10,7 +12,7 @@ import pytest
 from slot_attention.models import attention
 from slot_attention.models.attention import SlotAttention
 
-# Pairwise different, so that no wrong axis passes.
+# All sizes differ, so that a confusion of axes fails.
 B, N, K, D, D_INPUTS = 2, 9, 5, 16, 12
 
 SWITCHES = [
@@ -38,7 +40,7 @@ def make(**fields) -> SlotAttention:
 
 
 def perturb(params, scale=0.3):
-  """Away from the initial zeros and ones, which hide mistakes."""
+  """Adds noise, since the initial zeros and ones would hide mistakes."""
   leaves, treedef = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(7), len(leaves))
   return jax.tree.unflatten(
@@ -77,7 +79,7 @@ def test_outputs_have_the_documented_shapes(inputs):
 
 
 def test_equals_algorithm_1_written_out_in_numpy(inputs):
-  """An independent transcription, one image and one slot at a time."""
+  """The transcription loops over images and slots."""
   module = make()
   slots = np.array(jax.random.normal(jax.random.key(5), (B, K, D)))
   params, outputs = init_and_apply(module, inputs, slots=jnp.array(slots))
@@ -127,7 +129,7 @@ def test_equals_algorithm_1_written_out_in_numpy(inputs):
 
 
 def test_projecting_queries_and_means_equals_projecting_inputs():
-  """Keys and values are never computed; in float64, with every gradient."""
+  """Compares logits, updates and all gradients in float64."""
   with jax.enable_x64(True):
     keys = jax.random.split(jax.random.key(0), 6)
     x = jax.random.normal(keys[0], (B, N, D_INPUTS), jnp.float64)
@@ -177,7 +179,7 @@ def test_gru_equals_flax_gru_cell():
     flax_params[f"h{gate}"] = {"kernel": of_state[0][i]}
     if gate == "n":
       flax_params["hn"]["bias"] = of_state[1][i]
-    else:  # Flax adds both biases up.
+    else:  # Flax has one bias for the sum of Keras' two.
       flax_params[f"i{gate}"]["bias"] += of_state[1][i]
   expected, _ = nn.GRUCell(D).apply({"params": flax_params}, state, inputs)
   actual = gru.apply({"params": params}, state, inputs)
@@ -235,7 +237,7 @@ def test_proposition_1_outputs_ignore_the_order_of_inputs(inputs):
   np.testing.assert_allclose(
     permuted["attn"], outputs["attn"][:, :, order], atol=1e-5
   )
-  # Not vacuous: the inputs matter, and the order changed something.
+  # The test is not vacuous: inputs and their order change the outputs.
   other = module.apply({"params": params}, inputs**2, slots=slots)
   assert np.abs(other["slots"] - outputs["slots"]).max() > 1e-2
   assert np.abs(permuted["attn"] - outputs["attn"]).max() > 1e-2
@@ -263,15 +265,15 @@ def test_slots_compete_for_every_input(inputs):
 
 
 def test_a_slot_gains_attention_only_at_the_cost_of_others(inputs):
-  """Only the softmax over slots lets a slot feel the others."""
+  """One slot affects the others only by the softmax over slots."""
   slots = jax.random.normal(jax.random.key(5), (B, K, D))
   changed = slots.at[:, 0].set(3.0)
-  for axis, others_feel_it in (("slots", True), ("inputs", False)):
+  for axis, others_change in (("slots", True), ("inputs", False)):
     module = make(softmax_axis=axis, num_iterations=1)
     params, before = init_and_apply(module, inputs, slots=slots)
     after = module.apply({"params": params}, inputs, slots=changed)
     difference = np.abs(after["slots"] - before["slots"])[:, 1:].max()
-    assert (difference > 1e-3) == others_feel_it
+    assert (difference > 1e-3) == others_change
 
 
 def test_softmax_over_inputs_makes_the_mean_a_sum(inputs):
@@ -285,7 +287,7 @@ def test_softmax_over_inputs_makes_the_mean_a_sum(inputs):
 
 
 def apply_with_shared_parameters(module, params, inputs):
-  """Takes from `params` what fits the module, and the noise of the default."""
+  """Applies a module with those of `params` that fit, and the same noise."""
   rngs = {"params": jax.random.key(2), "slots": jax.random.key(4)}
   own = flatten_dict(perturb(module.init(rngs, inputs)["params"]))
   shared = flatten_dict(params)
@@ -310,8 +312,8 @@ def test_every_switch_changes_the_output(inputs, switch):
   assert outputs["attn"].shape[1] == module.num_iterations
 
 
-def test_without_a_switch_the_output_stays(inputs):
-  """The control of the test above."""
+def test_without_a_switch_the_output_does_not_change(inputs):
+  """This is the control of the test above."""
   params, default = init_and_apply(make(), inputs)
   outputs = apply_with_shared_parameters(make(), params, inputs)
   np.testing.assert_allclose(outputs["slots"], default["slots"], atol=1e-5)
@@ -332,7 +334,7 @@ def test_soft_k_means_is_its_own_update_rule(inputs):
   np.testing.assert_allclose(outputs["slots"], slots, atol=1e-5)
 
 
-def test_k_and_t_can_be_others_at_call_time(inputs):
+def test_calls_can_override_k_and_t(inputs):
   module = make()
   params, outputs = init_and_apply(module, inputs)
   more = module.apply(
@@ -357,6 +359,46 @@ def test_k_and_t_can_be_others_at_call_time(inputs):
   )
 
 
+@pytest.mark.parametrize("slot_init", ["shared", "per_slot"])
+def test_given_noise_replaces_the_drawn_noise(inputs, slot_init):
+  module = make(slot_init=slot_init)
+  params, drawn = init_and_apply(module, inputs)
+  # mu + exp(log_sigma) * noise, solved for the noise.
+  sigma = jnp.exp(params["slots_log_sigma"])
+  slots = drawn["slots_per_iteration"][:, 0]
+  noise = (slots - params["slots_mu"]) / sigma
+  given = module.apply({"params": params}, inputs, noise=noise)  # No rngs.
+  np.testing.assert_allclose(given["slots"], drawn["slots"], atol=1e-4)
+  other = module.apply({"params": params}, inputs, noise=noise[:, ::-1])
+  assert np.abs(other["slots"] - drawn["slots"]).max() > 1e-2
+  fewer = module.apply({"params": params}, inputs, noise=noise[:, : K - 1])
+  assert fewer["slots"].shape == (B, K - 1, D)
+  more = jnp.concatenate([noise, noise], axis=1)
+  if slot_init == "shared":
+    more = module.apply({"params": params}, inputs, noise=more)
+    assert more["attn"].shape == (B, 3, N, 2 * K)
+  else:
+    with pytest.raises(ValueError, match="Gaussians for 5 slots only"):
+      module.apply({"params": params}, inputs, noise=more)
+
+
+@pytest.mark.parametrize("name, is_zero", [("noise", False), ("slots", True)])
+def test_gradients_reach_the_gaussian_from_noise_not_from_slots(
+  inputs, name, is_zero
+):
+  module = make()
+  params, _ = init_and_apply(module, inputs)
+  given = {name: jax.random.normal(jax.random.key(5), (B, K, D))}
+
+  def loss(params):
+    outputs = module.apply({"params": params}, inputs, **given)
+    return jnp.sum(jnp.sin(outputs["slots"]))
+
+  grads = jax.grad(loss)(params)
+  for parameter in ("slots_mu", "slots_log_sigma"):
+    assert (np.abs(grads[parameter]).max() == 0) == is_zero
+
+
 def test_noise_of_an_example_depends_on_its_id_not_on_its_place(inputs):
   module = make()
   rngs = {"params": jax.random.key(2), "slots": jax.random.key(3)}
@@ -374,7 +416,7 @@ def test_noise_of_an_example_depends_on_its_id_not_on_its_place(inputs):
   assert np.abs(initial_slots([3]) - initial_slots([8])).max() > 1e-2
 
 
-# All that meets the padding.
+# The switches that padding could affect.
 PADDING_SWITCHES = [
   {},
   {"softmax_axis": "inputs"},
@@ -386,7 +428,7 @@ PADDING_SWITCHES = [
 
 @pytest.mark.parametrize("switch", PADDING_SWITCHES, ids=str)
 def test_padding_changes_nothing(inputs, switch):
-  """Nor does what stands there, not even NaN; outputs and gradients."""
+  """Outputs and gradients are those without padding, even if it is NaN."""
   module = make(num_iterations=1, **switch)
   params, _ = init_and_apply(module, inputs)
   length = N - 4
@@ -402,7 +444,7 @@ def test_padding_changes_nothing(inputs, switch):
         example_ids=jnp.array(ids),
         rngs={"slots": jax.random.key(4)},
       )
-      # Of the shorter set alone.
+      # The loss of the shorter set alone.
       return jnp.sum(jnp.sin(outputs["slots"][-1])), outputs
 
     grad = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
@@ -440,7 +482,7 @@ def test_without_padding_the_mask_changes_nothing(inputs):
 
 
 @pytest.mark.parametrize("switch", PADDING_SWITCHES, ids=str)
-def test_a_set_of_nothing_but_padding_stays_finite(inputs, switch):
+def test_a_set_that_is_all_padding_gives_finite_results(inputs, switch):
   module = make(num_iterations=1, **switch)
   params, _ = init_and_apply(module, inputs)
 
@@ -494,7 +536,7 @@ def test_bad_fields_are_named_with_their_choices(fields, words):
 
 def test_bad_calls_say_what_is_wrong(inputs):
   rngs = {"params": jax.random.key(2), "slots": jax.random.key(3)}
-  with pytest.raises(ValueError, match="learned a Gaussian for each of 5"):
+  with pytest.raises(ValueError, match="learned Gaussians for 5 slots"):
     make(slot_init="per_slot").init(rngs, inputs, num_slots=K + 1)
   fewer = make(slot_init="per_slot").init_with_output(
     rngs, inputs, num_slots=K - 1
@@ -502,8 +544,20 @@ def test_bad_calls_say_what_is_wrong(inputs):
   assert fewer["slots"].shape == (B, K - 1, D)
   with pytest.raises(ValueError, match="inputs of size 12 do not fit"):
     make(use_projections=False).init(rngs, inputs)
-  with pytest.raises(ValueError, match="initial slots of shape"):
-    make().init(rngs, inputs, slots=jnp.zeros((B, K, D + 1)))
+  for name in ("slots", "noise"):
+    for shape in ((B, K, D + 1), (B + 1, K, D), (K, D)):
+      words = rf"{name} of shape {re.escape(str(shape))} .* \[2, K, 16\]"
+      with pytest.raises(ValueError, match=words):
+        make().init(rngs, inputs, **{name: jnp.zeros(shape)})
+  both = {name: jnp.zeros((B, K, D)) for name in ("slots", "noise")}
+  with pytest.raises(ValueError, match=r"\(2, 5, 16\) exclude each other"):
+    make().init(rngs, inputs, **both)
+  feature_map = inputs.reshape(B, 3, 3, D_INPUTS)
+  with pytest.raises(
+    ValueError,
+    match=r"\(2, 3, 3, 12\) must have shape \[B, N, D\]; reshape",
+  ):
+    make().init(rngs, feature_map)
   with pytest.raises(ValueError, match="num_slots=0"):
     make().init(rngs, inputs, num_slots=0)
   with pytest.raises(ValueError, match=r"inputs_mask of shape \(2, 10\)"):

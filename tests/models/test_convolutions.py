@@ -1,4 +1,4 @@
-"""Tests of the fast ways to convolve against the plain ones."""
+"""Tests of the fast convolutions against the plain ones."""
 
 import itertools
 
@@ -14,7 +14,7 @@ D, F = 8, 6
 
 
 def assert_same_function(plain, fast, *arguments):
-  """Outputs and every gradient, in float64."""
+  """Compares outputs and all gradients in float64."""
   shape = jax.eval_shape(plain, *arguments).shape
   weights = jax.random.normal(jax.random.key(9), shape, jnp.float64)
   results = []
@@ -27,7 +27,7 @@ def assert_same_function(plain, fast, *arguments):
   )
 
 
-def test_relu_is_that_of_flax():
+def test_relu_equals_flax_relu():
   x = jnp.array([-2.0, -0.0, 0.0, 3.0, jnp.nan])
 
   def value_and_slope(function):
@@ -123,7 +123,7 @@ def test_blocks_fit_the_cache(num_images, height, row_bytes):
 
 
 def test_large_batches_do_not_make_large_programs():
-  """Compilation would take minutes if every block were convolved apart."""
+  """An unrolled loop over the blocks would take minutes to compile."""
 
   def length_of_program(batch_size):
     inputs = jax.ShapeDtypeStruct((batch_size, 64, 64, D), jnp.float32)
@@ -144,8 +144,8 @@ def test_large_batches_do_not_make_large_programs():
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (4, 1)])
 @pytest.mark.parametrize("transpose", [False, True])
-def test_layers_are_those_of_flax(transpose, strides):
-  """Parameters are drawn bit for bit alike, and compute the same."""
+def test_layers_equal_those_of_flax(transpose, strides):
+  """They draw bitwise equal parameters and compute the same outputs."""
   inputs = jax.random.normal(jax.random.key(0), (2, 4, 5, D))
   fields = {
     "features": F,
@@ -171,7 +171,7 @@ def test_layers_are_those_of_flax(transpose, strides):
   )
 
 
-def test_other_devices_than_cpus_convolve_plainly(monkeypatch):
+def test_only_cpus_use_the_fast_convolutions(monkeypatch):
   calls = []
   for name in ("conv_with_blocked_gradient", "conv_transpose_by_phase"):
     function = getattr(convolutions, name)

@@ -47,7 +47,7 @@ def norm(size):
 
 
 def attention_parameters(inputs):
-  """Slot Attention of the paper on inputs of this size, D = 64."""
+  """Counts those of the paper's Slot Attention, D = 64."""
   gaussian = 2 * 64
   q_k_v = 64 * 64 + 2 * inputs * 64
   gru = 64 * 192 + 64 * 192 + 2 * 192
@@ -131,7 +131,7 @@ def test_object_discovery_returns_what_it_documents():
 
 
 def test_decoding_slots_of_the_last_iteration_gives_the_reconstruction():
-  """What Figure 3c decodes at every iteration."""
+  """Figure 3c decodes the slots of every iteration in this way."""
   images = jax.random.uniform(jax.random.key(2), (B, H, W, C), minval=-1)
   module = small_discovery()
   outputs, variables = jax.jit(module.init_with_output)(RNGS, images)
@@ -154,7 +154,7 @@ def test_set_prediction_returns_what_it_documents():
   outputs, _ = jax.jit(module.init_with_output)(RNGS, images)
   assert outputs["predictions"].shape == (B, K, 19)
   assert 0 < outputs["predictions"].min() < outputs["predictions"].max() < 1
-  # Strides shrink the inputs of Slot Attention.
+  # The strides of the encoder reduce the number of inputs.
   assert outputs["attn"].shape == (B, 3, H * W // 4, K)
 
 
@@ -169,7 +169,22 @@ def test_more_slots_at_test_time_pass_through_the_whole_model():
   assert outputs["attn"].shape == (B, 5, H * W, K + 3)
 
 
-def test_slot_mlp_stands_in_for_slot_attention_with_fixed_k():
+def test_noise_passes_through_the_whole_model_without_a_random_stream():
+  images = jax.random.uniform(jax.random.key(2), (B, H, W, C), minval=-1)
+  module = small_discovery()
+  variables = jax.jit(module.init)(RNGS, images)
+  noise = jax.random.normal(jax.random.key(3), (B, K + 1, D))
+  outputs = module.apply(variables, images, noise=noise)
+  gaussian = variables["params"]["slot_attention"]
+  np.testing.assert_allclose(
+    outputs["slots_per_iteration"][:, 0],
+    gaussian["slots_mu"] + jnp.exp(gaussian["slots_log_sigma"]) * noise,
+    rtol=1e-5,
+  )
+  assert outputs["masks"].shape == (B, K + 1, H, W, 1)
+
+
+def test_slot_mlp_replaces_slot_attention_with_fixed_k():
   module = small_discovery().clone(
     slot_attention=slot_models.SlotMLP(
       num_slots=K, slot_size=D, hidden_sizes=(20,), slot_mlp_sizes=(9, D)
@@ -179,8 +194,10 @@ def test_slot_mlp_stands_in_for_slot_attention_with_fixed_k():
   outputs, variables = jax.jit(module.init_with_output)(RNGS, images)
   assert outputs["slots"].shape == (B, K, D)
   assert "attn" not in outputs
-  with pytest.raises(ValueError, match="the Slot MLP has no num_slots"):
-    module.apply(variables, images, num_slots=K + 1)
+  noise = jnp.zeros((B, K, D))
+  for name, value in (("num_slots", K + 1), ("slots", noise), ("noise", noise)):
+    with pytest.raises(ValueError, match=f"the Slot MLP has no {name}"):
+      module.apply(variables, images, **{name: value})
 
 
 def test_position_grid_measures_the_distance_to_each_border():
@@ -190,7 +207,7 @@ def test_position_grid_measures_the_distance_to_each_border():
   np.testing.assert_allclose(grid[0, 2, 1], [1, 0.25, 0, 0.75])
 
 
-def test_without_position_embedding_the_inputs_do_not_know_their_place():
+def test_without_position_embedding_features_do_not_depend_on_position():
   images = jnp.full((1, H, W, C), 0.3)
   for use, spread in ((True, True), (False, False)):
     encoder = slot_models.Encoder(
@@ -275,7 +292,7 @@ def test_rematerialised_chunks_need_less_memory():
 @pytest.mark.skipif(
   jax.__version_info__ < (0, 12), reason="older XLA ignores the barrier"
 )
-def test_gradients_need_no_inputs_of_relu(monkeypatch):
+def test_gradients_do_not_keep_the_inputs_of_relu(monkeypatch):
   needed = memory_of_gradient()
   monkeypatch.setattr(slot_models, "relu", nn.relu)
   assert needed < 0.8 * memory_of_gradient()
