@@ -1,4 +1,4 @@
-"""Losses, one number per example.
+"""Losses of single examples, without the mean over the batch.
 
 Letters in shapes: B batch, K predictions, M targets, P numbers per object.
 """
@@ -13,22 +13,28 @@ from slot_attention.metrics import COORDINATES
 def reconstruction_loss(
   recon_combined: jax.Array, images: jax.Array
 ) -> jax.Array:
-  """Squared error between images [B, H, W, C] in [-1, 1]: mean over H, W, C.
+  """Computes the squared error between images, averaged over H, W and C.
 
-  Returns [B].
+  Args:
+    recon_combined: [B, H, W, C], the reconstructions.
+    images: [B, H, W, C] in [-1, 1].
+
+  Returns:
+    [B].
   """
   return jnp.mean(jnp.square(recon_combined - images), axis=(1, 2, 3))
 
 
 def match(costs: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Pairs rows and columns at the least total cost, on the device.
+  """Pairs rows and columns at minimal total cost (Hungarian algorithm).
+
+  It runs on the device.
 
   Args:
     costs: [B, K, M].
 
   Returns:
-    Rows and columns of the min(K, M) pairs, int [B, min(K, M)] each, found by
-    the Hungarian algorithm.
+    The rows and the columns of the pairs, int [B, min(K, M)] each.
   """
   return jax.vmap(optax.assignment.hungarian_algorithm)(costs)
 
@@ -36,7 +42,7 @@ def match(costs: jax.Array) -> tuple[jax.Array, jax.Array]:
 def matching_costs(
   predictions: jax.Array, targets: jax.Array, *, coordinate_scale: float = 1.0
 ) -> jax.Array:
-  """Cost of every pair, [B, K, M]; see `hungarian_huber_loss`."""
+  """Computes the cost [B, K, M] of each pair, see `hungarian_huber_loss`."""
   scale = jnp.ones(predictions.shape[-1]).at[COORDINATES].set(coordinate_scale)
   difference = predictions[:, :, None] - targets[:, None, :]
   scaled = difference * scale[None, None, None]
@@ -46,17 +52,17 @@ def matching_costs(
 def hungarian_huber_loss(
   predictions: jax.Array, targets: jax.Array, *, coordinate_scale: float = 1.0
 ) -> jax.Array:
-  """Huber loss (delta 1) under the best matching (E.4).
+  """Computes the Huber loss (delta 1) under the best matching (E.4).
 
-  The cost of a pair is the mean over P of the Huber loss; the loss is the sum
-  of the costs of the matched pairs. Targets that are padding (all zero) are
-  matched like the others. The matching is not differentiated.
+  The cost of a pair is the Huber loss, averaged over P. The loss is the sum of
+  the costs of the matched pairs. Targets that are padding (all zero) are
+  matched like the others. Gradients do not flow through the matching.
 
   Args:
     predictions: [B, K, P].
     targets: [B, M, P].
-    coordinate_scale: the three coordinates, in [0, 1], are stretched to
-      [0, coordinate_scale] first, which gives them more weight (Figure 23).
+    coordinate_scale: factor of the three coordinates, which are in [0, 1],
+      before the loss. More than 1 gives them more weight (Figure 23).
 
   Returns:
     [B].

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The numbers that describe a CLEVR object, and the unit of its coordinates:
-# x, y, z in [-3, 3] are stored as (xyz + 3) / 6.
+# Positions of the numbers that describe a CLEVR object. The coordinates x, y, z
+# in [-3, 3] are stored as (xyz + 3) / COORDINATE_RANGE.
 COORDINATES = slice(0, 3)
 CATEGORIES = {
   "size": slice(3, 5),
@@ -24,7 +24,7 @@ CATEGORIES = {
 REAL_OBJECT = 18
 COORDINATE_RANGE = 6.0
 
-# Distances in scene units (Figure 5, Table 3).
+# Distance thresholds of average precision, in scene units (Figure 5, Table 3).
 DISTANCE_THRESHOLDS = (np.inf, 1.0, 0.5, 0.25, 0.125)
 
 
@@ -35,18 +35,21 @@ def adjusted_rand_index(
   num_true: int,
   num_pred: int,
 ) -> jax.Array:
-  """Adjusted Rand index of the foreground (Hubert and Arabie, 1985).
+  """Computes the adjusted Rand index (Hubert and Arabie, 1985).
+
+  Only the foreground counts.
 
   Args:
-    true_ids: int [B, ...], segment of every pixel; 0 is background (or
-      padding), which is left out, and 1 .. num_true - 1 are objects.
-    pred_ids: int, same shape: the predicted segment, 0 .. num_pred - 1.
-    num_true: upper bound of the ids in true_ids, background included.
-    num_pred: upper bound of the ids in pred_ids.
+    true_ids: int [B, ...], the true segment of every pixel. 0 is background or
+      padding, which is left out; 1 .. num_true - 1 are objects.
+    pred_ids: int [B, ...], the predicted segment, 0 .. num_pred - 1.
+    num_true: number of possible ids in true_ids, with the background.
+    num_pred: number of possible ids in pred_ids.
 
   Returns:
-    float32 [B]: 1 for equal partitions, 0 on average for random ones. 1 also
-    where both put all pixels in one segment, and where there is no foreground.
+    float32 [B]: 1 for equal partitions, 0 on average for random ones. It is
+    also 1 if both partitions have a single segment, or if there is no
+    foreground.
   """
   batch_size = true_ids.shape[0]
   true = jax.nn.one_hot(true_ids.reshape(batch_size, -1), num_true)[..., 1:]
@@ -57,7 +60,8 @@ def adjusted_rand_index(
     return n * (n - 1) / 2
 
   all_pairs = jnp.maximum(pairs(counts.sum((1, 2))), 1)
-  # Shares of all pairs of pixels: together in both partitions, in each one.
+  # Shares of the pairs of pixels that are in one segment in both partitions, in
+  # the true one, and in the predicted one.
   both = pairs(counts).sum((1, 2)) / all_pairs
   in_true = pairs(counts.sum(2)).sum(1) / all_pairs
   in_pred = pairs(counts.sum(1)).sum(1) / all_pairs
@@ -72,12 +76,14 @@ def adjusted_rand_index(
 def foreground_ari(
   masks: jax.Array, segments: jax.Array, *, num_segments: int
 ) -> jax.Array:
-  """`adjusted_rand_index` of soft masks: a pixel belongs to its largest mask.
+  """Computes the adjusted Rand index of soft masks.
+
+  Every pixel belongs to its largest mask, see `adjusted_rand_index`.
 
   Args:
     masks: [B, K, H, W, 1].
-    segments: int [B, H, W], 0 is background.
-    num_segments: upper bound of the ids in segments, background included.
+    segments: int [B, H, W], the true segments; 0 is background.
+    num_segments: number of possible ids in segments, with the background.
 
   Returns:
     float32 [B].
@@ -91,21 +97,22 @@ def foreground_ari(
 
 
 def map_size(num_inputs: int, height: int, width: int) -> tuple[int, int]:
-  """Height and width of the feature map of an image.
+  """Returns height and width of the feature map of an image.
 
   Args:
-    num_inputs: N, places in the map.
-    height: of the image, whose proportions the map has.
-    width: of the image.
+    num_inputs: number of positions N in the feature map.
+    height: height of the image. The feature map has the same proportions.
+    width: width of the image.
 
   Raises:
-    ValueError: if N inputs do not make a map of those proportions.
+    ValueError: if N positions cannot form a map of these proportions.
   """
   h = round((num_inputs * height / width) ** 0.5)
   w = round(h * width / height)
   if h * w != num_inputs:
     raise ValueError(
-      f"{num_inputs} inputs are no map of a {height}x{width} image"
+      f"{num_inputs} inputs do not form a feature map with the proportions of"
+      f" a {height}x{width} image"
     )
   return h, w
 
@@ -113,15 +120,15 @@ def map_size(num_inputs: int, height: int, width: int) -> tuple[int, int]:
 def attention_ari(
   attn: jax.Array, segments: jax.Array, *, num_segments: int
 ) -> jax.Array:
-  """`adjusted_rand_index` of attention: an input belongs to its largest slot.
+  """Computes the adjusted Rand index of attention.
 
-  The segments are scaled down to the feature map, by the nearest pixel
-  (Section 4.2: to 32x32).
+  Every input belongs to the slot with the largest attention. The segments are
+  resized to the feature map by nearest neighbour (to 32x32 in Section 4.2).
 
   Args:
-    attn: [B, N, K] of one iteration.
-    segments: int [B, H, W], 0 is background.
-    num_segments: upper bound of the ids in segments, background included.
+    attn: [B, N, K], the attention of one iteration.
+    segments: int [B, H, W], the true segments; 0 is background.
+    num_segments: number of possible ids in segments, with the background.
 
   Returns:
     float32 [B].
@@ -141,21 +148,28 @@ def average_precision(
   targets: np.ndarray,
   thresholds: Sequence[float] = DISTANCE_THRESHOLDS,
 ) -> dict[float, float]:
-  """Average precision of sets of CLEVR objects (Section 4.2, Figure 5).
+  """Computes the average precision (AP) on CLEVR (Section 4.2, Figure 5).
 
-  All predictions of all images are sorted by their real-object number,
-  descending. A prediction is a true positive if the nearest real target of its
-  image that has its size, material, shape and colour is nearer than the
-  threshold and was not taken by an earlier one. The result is the area under
-  the precision-recall curve, precision made monotone from the right.
+  The predictions of all images are sorted together by their real-object number,
+  the confidence, in descending order. For each prediction, the nearest real
+  target of its image is found among those with the same size, material, shape
+  and colour. The prediction is a true positive if that target is nearer than
+  the threshold and no earlier prediction has taken it. AP is the area under the
+  precision-recall curve, where the precision at a recall is the largest one at
+  that or any higher recall.
+
+  Predictions of equal confidence keep their order: by image, then by slot. The
+  official code sorts by NumPy's default algorithm, which leaves the order of
+  equal values undefined. Where sigmoids saturate at 1, this changes AP by up to
+  0.6 points.
 
   Args:
     predictions: [B, K, 19], in [0, 1].
     targets: [B, M, 19]; rows with real-object number 0 are padding.
-    thresholds: distances in scene units, strict.
+    thresholds: distances in scene units. A hit must be strictly nearer.
 
   Returns:
-    Threshold to average precision in [0, 1]; 0 where no target is real.
+    A dict from threshold to AP in [0, 1]. AP is 0 if no target is real.
   """
   predictions, targets = np.asarray(predictions), np.asarray(targets)
   num_images, num_slots, _ = predictions.shape
@@ -178,7 +192,7 @@ def average_precision(
   nearest = distances.argmin(-1)
   distance = distances.min(-1).reshape(-1)
   has_candidate = candidates.any(-1).reshape(-1)
-  # The nearest target's number among all targets of all images.
+  # Index of the nearest target among the targets of all images.
   target = (nearest + num_targets * np.arange(num_images)[:, None]).reshape(-1)
 
   order = np.argsort(-predictions[..., REAL_OBJECT].reshape(-1), kind="stable")
@@ -189,7 +203,7 @@ def average_precision(
   results = {}
   for threshold in thresholds:
     (hits,) = np.nonzero(has_candidate & (distance < threshold))
-    # Of the hits on one target, the first takes it.
+    # If several predictions hit one target, only the first takes it.
     _, first = np.unique(target[hits], return_index=True)
     true_positive = np.zeros(len(rank), dtype=bool)
     true_positive[hits[first]] = True
@@ -205,24 +219,24 @@ def average_precision(
 class AveragePrecision(
   metrics.CollectingMetric.from_outputs(("predictions", "targets"))
 ):
-  """clu metric: `average_precision` over everything collected."""
+  """The clu metric of `average_precision` over all collected examples."""
 
   def compute(self) -> dict[float, float]:
-    """Threshold to average precision in [0, 1]."""
+    """Returns a dict from threshold to average precision in [0, 1]."""
     values = super().compute()
     return average_precision(values["predictions"], values["targets"])
 
 
 @flax.struct.dataclass
 class ObjectDiscoveryMetrics(metrics.Collection):
-  """Mean reconstruction loss over examples."""
+  """Reconstruction loss, averaged over examples."""
 
   loss: metrics.Average.from_output("loss")
 
 
 @flax.struct.dataclass
 class ObjectDiscoveryWithMasksMetrics(metrics.Collection):
-  """The same where masks are known, and the mean foreground ARI."""
+  """Reconstruction loss and foreground ARI, averaged over examples."""
 
   loss: metrics.Average.from_output("loss")
   fg_ari: metrics.Average.from_output("fg_ari")
@@ -230,7 +244,7 @@ class ObjectDiscoveryWithMasksMetrics(metrics.Collection):
 
 @flax.struct.dataclass
 class SetPredictionMetrics(metrics.Collection):
-  """Mean Hungarian Huber loss, and average precision over all examples."""
+  """Hungarian Huber loss, averaged over examples, and average precision."""
 
   loss: metrics.Average.from_output("loss")
   ap: AveragePrecision
@@ -238,7 +252,7 @@ class SetPredictionMetrics(metrics.Collection):
 
 @flax.struct.dataclass
 class SetPredictionWithMasksMetrics(metrics.Collection):
-  """The same where masks are known, and the mean ARI of the attention."""
+  """The same, and the ARI of the attention, averaged over examples."""
 
   loss: metrics.Average.from_output("loss")
   ap: AveragePrecision

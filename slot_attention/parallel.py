@@ -1,10 +1,12 @@
-"""Data parallelism over all devices of all processes. pmap stands here only.
+"""Data parallelism over all devices of all processes.
 
-`jax.pmap` is in maintenance mode; whatever replaces it replaces this module.
-A batch [B, ...] is cut along its first axis: into equal parts for the
-processes, each of which only loads its own, and those into equal parts for the
-process' devices, [local devices, B / devices, ...]. Every process holds its own
-copies of what is replicated, [local devices, ...].
+This is the only module that uses `jax.pmap`, which is in maintenance mode: only
+this module has to change when pmap is replaced.
+
+A batch [B, ...] is split along its first axis into equal parts for the
+processes. Each process loads only its own part and splits it into equal parts
+for its devices, [local devices, B / devices, ...]. Replicated arrays have the
+shape [local devices, ...] in each process.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,20 +27,22 @@ def join_cluster(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> None:
-  """Connects this process to the others, if there are any.
+  """Connects this process to the other processes, if there are any.
 
-  To be called before the first use of a device. Without arguments the cluster
-  is the one JAX detects (TPU pods, SLURM, Open MPI, Kubernetes with the
-  kubernetes package); where it detects none, the process is alone.
+  Call this before the first use of a device. Without arguments, JAX detects the
+  cluster (TPU pods, SLURM, Open MPI, and Kubernetes with the kubernetes
+  package). If it detects none, the process works alone.
 
   Args:
     coordinator_address: HOST:PORT of process 0.
-    num_processes: of the cluster; 1 is alone, whatever could be detected.
-    process_id: of this one, from 0.
+    num_processes: number of processes. If it is 1, the process works alone, and
+      no cluster is detected.
+    process_id: number of this process, from 0.
 
   Raises:
-    ValueError: unless all three are given, or none, or num_processes=1.
-    RuntimeError: if the others do not come.
+    ValueError: if only some of the three arguments are given and num_processes
+      is not 1, or process_id is out of range.
+    RuntimeError: if the other processes do not connect.
   """
   cluster = (coordinator_address, num_processes, process_id)
   if num_processes == 1:
@@ -52,7 +56,8 @@ def join_cluster(
     return
   if None in cluster:
     raise ValueError(
-      "--coordinator_address, --num_processes and --process_id go together"
+      "--coordinator_address, --num_processes and --process_id must be given"
+      " together"
     )
   if not 0 <= process_id < num_processes:
     raise ValueError(
@@ -62,35 +67,35 @@ def join_cluster(
 
 
 def is_first_process() -> bool:
-  """Whether this process writes and shows what all of them know."""
+  """Returns whether this is the process that writes files and progress."""
   return jax.process_index() == 0
 
 
 def num_devices() -> int:
-  """Devices that share a batch; every process has equally many."""
+  """Returns the number of devices of all processes together."""
   return jax.process_count() * jax.local_device_count()
 
 
 def data_parallel(
   function: Callable, donate_argnums: Sequence[int] = ()
 ) -> Callable:
-  """Compiles a function of replicated and sharded arguments for all devices."""
+  """Compiles a function of replicated and sharded arrays for all devices."""
   return jax.pmap(function, axis_name=_AXIS, donate_argnums=donate_argnums)
 
 
 def mean_over_devices(tree: Any) -> Any:
-  """Mean of per-device values, inside `data_parallel`."""
+  """Averages values over all devices, inside a `data_parallel` function."""
   return jax.lax.pmean(tree, _AXIS)
 
 
 def own_part(array: np.ndarray) -> np.ndarray:
-  """This process' part of [B, ...]."""
+  """Returns the part of an array [B, ...] that belongs to this process."""
   size = len(array) // jax.process_count()
   return array[jax.process_index() * size :][:size]
 
 
 def shard(tree: Any) -> Any:
-  """Puts this process' part of arrays [B, ...] onto its devices."""
+  """Distributes arrays, this process' part of a batch, over its devices."""
   return jax.tree.map(
     lambda x: jax.device_put(
       x.reshape(jax.local_device_count(), -1, *x.shape[1:]), _sharding()
@@ -100,17 +105,17 @@ def shard(tree: Any) -> Any:
 
 
 def unshard(tree: Any) -> Any:
-  """Brings what `shard` cut, from all processes, to every host as [B, ...]."""
+  """Gathers sharded arrays from all processes as host arrays [B, ...]."""
   return jax.tree.map(
     lambda x: gather(x.reshape(-1, *x.shape[2:])), jax.device_get(tree)
   )
 
 
 def replicate(tree: Any) -> Any:
-  """Copies arrays to every device: [...] to [local devices, ...]."""
+  """Copies arrays [...] to every device, as [local devices, ...]."""
 
   def copy(x):
-    # Host arrays, which may be large, are not copied on their way.
+    # np.broadcast_to does not copy host arrays, which may be large.
     library = np if isinstance(x, np.ndarray) else jnp
     copies = library.broadcast_to(x, (jax.local_device_count(), *x.shape))
     return jax.device_put(copies, _sharding())
@@ -119,17 +124,20 @@ def replicate(tree: Any) -> Any:
 
 
 def unreplicate(tree: Any) -> Any:
-  """The first device's copy."""
+  """Returns the first device's copy of replicated arrays."""
   return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
 
 
 def gather(array: np.ndarray) -> np.ndarray:
-  """Joins the processes' arrays [n, ...] to [processes * n, ...]."""
+  """Concatenates the arrays [n, ...] of all processes in every process."""
   return multihost_utils.process_allgather(array, tiled=True)
 
 
 def any_process(flag: bool) -> bool:
-  """Whether a flag is set in any process. All wait for each other."""
+  """Returns whether the flag is set in any process.
+
+  All processes must call this function; it waits for all of them.
+  """
   return bool(gather(np.array([flag])).any())
 
 
@@ -137,7 +145,7 @@ def check_agreement(values: Mapping[str, int]) -> None:
   """Raises a ValueError in all processes if their values differ.
 
   Args:
-    values: by name, from 0 to 2**31 - 1.
+    values: dict from name to value, from 0 to 2**31 - 1.
   """
   all_values = gather(np.array([list(values.values())], np.int32))
   for name, column in zip(values, all_values.T):
@@ -148,16 +156,17 @@ def check_agreement(values: Mapping[str, int]) -> None:
 
 
 def agree_to_stop(stop: bool, dispatch: int) -> bool:
-  """Whether all processes stop after this dispatch, of which all are asked.
+  """Returns whether all processes stop after this dispatch.
 
-  Where there are many, this only looks at a flag of the process: SIGTERM to one
-  of them makes all agree on a step soon after it. It is JAX that catches
-  SIGTERM then.
+  All processes must call this function after every dispatch. If there are
+  several, JAX catches SIGTERM: once one process receives it, they agree on a
+  dispatch soon after. Until then, the call only reads a local flag.
 
   Args:
-    stop: whether this process wants to.
-    dispatch: that it has done, one more each time: JAX picks the one after the
-      last that any process has reached, and waits for just its number.
+    stop: whether this process asks all to stop.
+    dispatch: number of finished dispatches. It must grow by one with each call,
+      because JAX stops at exactly the number after the last that any process
+      has reached.
   """
   if jax.process_count() == 1:
     return stop
@@ -167,6 +176,6 @@ def agree_to_stop(stop: bool, dispatch: int) -> bool:
 
 
 def _sharding() -> jax.sharding.NamedSharding:
-  # What pmap returns; anything else would compile its function once more.
+  # pmap returns this sharding. Any other would make it compile again.
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (_AXIS,))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(_AXIS))

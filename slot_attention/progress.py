@@ -1,4 +1,4 @@
-"""Progress bars: rate and time left on a terminal, a few lines in a log."""
+"""Progress bars with rate and remaining time."""
 
 import sys
 
@@ -8,7 +8,11 @@ import tqdm
 def progress_bar(
   *, total: int, desc: str, unit: str, initial: int = 0, disable: bool = False
 ) -> tqdm.tqdm:
-  """A tqdm bar on standard error; every 10 s where that is no terminal."""
+  """Returns a tqdm bar on standard error.
+
+  It updates every 0.1 s on a terminal and every 10 s otherwise, so that a log
+  file has few lines.
+  """
   return tqdm.tqdm(
     total=total,
     initial=initial,

@@ -17,7 +17,7 @@ def huber(error):
 
 
 @pytest.mark.parametrize("shape", [(B, K, K), (B, 4, K), (B, K, 4)])
-def test_matching_costs_what_scipy_finds(shape):
+def test_matching_is_as_cheap_as_scipys(shape):
   costs = np.random.default_rng(0).random(shape).astype(np.float32)
   rows, columns = jax.jit(losses.match)(costs)
   for b in range(B):
@@ -27,8 +27,8 @@ def test_matching_costs_what_scipy_finds(shape):
     assert costs[b][rows[b], columns[b]].sum() == pytest.approx(expected)
 
 
-def test_matching_costs_what_scipy_finds_where_costs_are_tied():
-  """Padding targets are all alike, so ties are the rule."""
+def test_matching_is_as_cheap_as_scipys_if_costs_are_tied():
+  """Ties are common, since all targets that are padding are equal."""
   costs = np.random.default_rng(1).integers(0, 3, (40, 10, 10))
   costs = costs.astype(np.float32)
   rows, columns = jax.jit(losses.match)(costs)
@@ -40,7 +40,7 @@ def test_matching_costs_what_scipy_finds_where_costs_are_tied():
 
 def test_hungarian_huber_loss_equals_loops():
   rng = np.random.default_rng(2)
-  # Errors on both sides of 1, where the Huber loss turns linear.
+  # Some errors are below and some above 1, where the loss becomes linear.
   predictions = rng.uniform(-2, 2, (B, K, P)).astype(np.float32)
   targets = rng.random((B, K, P)).astype(np.float32)
   targets[:, -2:] = 0
@@ -56,7 +56,7 @@ def test_hungarian_huber_loss_equals_loops():
     assert actual[b] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_coordinate_scale_stretches_the_coordinates_alone():
+def test_the_coordinate_scale_affects_only_the_coordinates():
   rng = np.random.default_rng(5)
   predictions, targets = rng.random((2, B, K, P)).astype(np.float32)
   scale = np.array([3.0] * 3 + [1.0] * (P - 3), np.float32)

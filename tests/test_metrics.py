@@ -21,7 +21,7 @@ def ari(true, pred, num_true=6, num_pred=5):
 def test_ari_equals_sklearn_on_the_foreground():
   rng = np.random.default_rng(0)
   true = rng.integers(0, 6, (20, 30, 40))
-  # From almost the truth to pure noise.
+  # The noise grows from almost none to nothing but noise.
   noise = rng.random((20, 30, 40)) < np.linspace(0.02, 1, 20)[:, None, None]
   pred = np.where(noise, rng.integers(0, 5, true.shape), true % 5)
   actual = ari(true, pred)
@@ -45,13 +45,13 @@ def test_ari_of_large_images_keeps_its_precision():
   np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-def test_ari_of_partitions_without_a_choice():
+def test_ari_of_trivial_partitions():
   one, two = np.ones((1, 8), int), np.array([[1, 1, 1, 1, 2, 2, 2, 2]])
-  assert ari(one, 0 * one) == 1  # Both a single cluster.
-  assert ari(two, 0 * two) == 0  # Merged.
-  assert ari(one, two) == 0  # Split.
-  assert ari(two, 3 - two) == 1  # Names do not matter.
-  assert ari(0 * one, two) == 1  # No foreground: nothing to get wrong.
+  assert ari(one, 0 * one) == 1  # Both have a single segment.
+  assert ari(two, 0 * two) == 0  # Two segments are merged.
+  assert ari(one, two) == 0  # One segment is split.
+  assert ari(two, 3 - two) == 1  # The ids are swapped.
+  assert ari(0 * one, two) == 1  # There is no foreground.
   assert ari(np.array([[0, 0, 1]]), np.array([[0, 1, 2]])) == 1  # One pixel.
   singletons = np.arange(1, 5)[None]
   assert ari(singletons, singletons) == 1
@@ -74,7 +74,7 @@ def test_foreground_ari_takes_the_largest_mask():
 
 
 def slow_average_precision(predictions, targets, threshold):
-  """The definition, one detection at a time."""
+  """Follows the definition, one detection at a time."""
   detections = [
     (p[18], b, p) for b, image in enumerate(predictions) for p in image
   ]
@@ -109,7 +109,7 @@ def slow_average_precision(predictions, targets, threshold):
 
 
 def random_sets(rng, num_images, num_slots, num_targets, noise):
-  """Targets with padding, and predictions near some of them."""
+  """Draws targets with padding, and predictions near some of them."""
   targets = np.zeros((num_images, num_targets, 19))
   for image in targets:
     for row in image[: rng.integers(1, num_targets + 1)]:
@@ -136,11 +136,11 @@ def test_average_precision_equals_a_loop(noise, num_slots, num_targets):
   assert actual[math.inf] > 0
 
 
-def test_average_precision_equals_a_loop_where_everything_is_tied():
+def test_average_precision_equals_a_loop_if_everything_is_tied():
   rng = np.random.default_rng(1)
   predictions, targets = random_sets(rng, 15, 6, 5, 0.0)
-  # Few positions, few confidences: distances, ranks and targets coincide, and
-  # distances of exactly 1 meet the strict threshold.
+  # There are few positions and few confidences, so that distances, ranks and
+  # targets coincide and some distances are exactly 1, the strict threshold.
   targets[..., :3] = rng.integers(0, 3, (15, 5, 3)) / 6
   targets[..., 3:18] = 0
   targets[..., [3, 5, 7, 10]] = targets[..., 18:]
@@ -151,6 +151,17 @@ def test_average_precision_equals_a_loop_where_everything_is_tied():
   ).items():
     expected = slow_average_precision(predictions, targets, threshold)
     assert value == pytest.approx(expected, abs=1e-12)
+
+
+def test_predictions_of_equal_confidence_keep_their_order():
+  """An unstable sort would mix hits and misses."""
+  targets = np.zeros((400, 1, 19))
+  targets[:200, :, [3, 5, 7, 10, metrics.REAL_OBJECT]] = 1
+  predictions = np.zeros((400, 2, 19))
+  predictions[:, 0, metrics.REAL_OBJECT] = 1  # A hit if there is a target.
+  for ordered, expected in ((targets, 1.0), (targets[::-1], 0.5)):
+    actual = metrics.average_precision(predictions, ordered)
+    assert set(actual.values()) == {expected}
 
 
 def test_average_precision_of_the_truth_is_1_and_of_nothing_0():
@@ -169,7 +180,7 @@ def test_average_precision_of_15000_images_takes_seconds():
   assert len(results) == 5
 
 
-def test_clu_metrics_merge_batches_into_the_whole():
+def test_merged_clu_metrics_equal_those_of_all_examples():
   rng = np.random.default_rng(4)
   predictions, targets = random_sets(rng, 10, 5, 5, 0.1)
   loss = rng.random(10).astype(np.float32)
@@ -188,7 +199,7 @@ def test_clu_metrics_merge_batches_into_the_whole():
   assert computed["ap"] == pytest.approx(expected)
 
 
-def test_attention_ari_is_that_of_the_segments_scaled_down():
+def test_attention_ari_uses_segments_of_the_size_of_the_feature_map():
   rng = np.random.default_rng(0)
   coarse = rng.integers(0, 4, (3, 4, 6))
   segments = coarse.repeat(5, axis=1).repeat(5, axis=2)
@@ -204,5 +215,5 @@ def test_attention_ari_is_that_of_the_segments_scaled_down():
     for t, p in zip(coarse.reshape(3, -1), noise.argmax(-1))
   ]
   np.testing.assert_allclose(attention_ari(noise), expected, atol=1e-6)
-  with pytest.raises(ValueError, match="23 inputs are no map of a 20x30 image"):
+  with pytest.raises(ValueError, match="23 inputs .* of a 20x30 image"):
     attention_ari(attn[:, :23])

@@ -53,7 +53,7 @@ def test_attention_maps_have_the_proportions_of_the_image():
   maps = visualization.attention_maps(attn, (H, W))
   assert maps.shape == (B, T, K, 4, 6)
   assert maps[1, 2, 3, 1, 5] == 1 and maps.sum() == 1
-  with pytest.raises(ValueError, match="23 inputs are no map of a 8x12 image"):
+  with pytest.raises(ValueError, match="23 inputs .* of a 8x12 image"):
     visualization.attention_maps(attn[:, :, :23], (H, W))
 
 

@@ -262,7 +262,7 @@ def test_a_lost_process_ends_the_others_and_sigterm_to_one_saves_for_all(
 
 def test_flags_of_a_cluster_that_cannot_be_are_named(tmp_path):
   for arguments, words in (
-    (["--num_processes=2"], "go together"),
+    (["--num_processes=2"], "must be given together"),
     (
       ["--num_processes=2", "--process_id=2", "--coordinator_address=x:1"],
       "--process_id=2 must be from 0 to 1",
