@@ -1,17 +1,19 @@
 """Pictures of what slots hold and attend to.
 
-Functions named draw_* write PNG files with matplotlib, which is imported only
-there; the others turn arrays into picture arrays. Letters in shapes: B images,
-H and W, C colour channels, T iterations, N = h w inputs, K slots.
+Functions named draw_* write PNG files; the others return arrays. Letters in
+shapes: B images, H and W image, C colour channels, T iterations, h and w
+feature map, N = h w inputs, K slots, D slot size.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import matplotlib.image
+from matplotlib.patches import Rectangle
 import numpy as np
 
-from slot_attention import losses
+from slot_attention import losses, plots
 from slot_attention.metrics import (
   CATEGORIES,
   COORDINATE_RANGE,
@@ -22,7 +24,7 @@ from slot_attention.metrics import (
 
 
 def to_picture(images: np.ndarray) -> np.ndarray:
-  """Images [..., C] in [-1, 1] to RGB [..., 3] in [0, 1], clipped."""
+  """Maps images [..., C] in [-1, 1] to RGB [..., 3], clipped to [0, 1]."""
   pictures = np.clip(np.asarray(images) / 2 + 0.5, 0, 1)
   if pictures.shape[-1] == 1:
     pictures = np.repeat(pictures, 3, axis=-1)
@@ -30,10 +32,10 @@ def to_picture(images: np.ndarray) -> np.ndarray:
 
 
 def slot_colors(num_slots: int) -> np.ndarray:
-  """Colours that are easy to tell apart, [K, 3] in [0, 1].
+  """Returns colours that are easy to tell apart, RGB [K, 3] in [0, 1].
 
-  Hues are spread by the golden ratio, so that further slots do not change the
-  colours of the first.
+  The hues advance by the golden ratio, so the colour of a slot does not depend
+  on the number of slots.
   """
   hues = (np.arange(num_slots) * 0.618034) % 1
   channels = (hues[:, None] * 6 + np.array([0, 4, 2])) % 6
@@ -42,26 +44,41 @@ def slot_colors(num_slots: int) -> np.ndarray:
 
 
 def color_by_mask(masks: np.ndarray) -> np.ndarray:
-  """Masks [B, K, H, W, 1] to one picture, [B, H, W, 3], by largest mask."""
+  """Colours every pixel by its largest mask.
+
+  Args:
+    masks: [B, K, H, W, 1].
+
+  Returns:
+    [B, H, W, 3] in [0, 1].
+  """
   winner = np.asarray(masks)[..., 0].argmax(axis=1)
   return slot_colors(masks.shape[1])[winner]
 
 
 def cut_out(recons: np.ndarray, masks: np.ndarray) -> np.ndarray:
-  """What each slot paints, on white: [B, K, H, W, 3] in [0, 1]."""
+  """Cuts the image of each slot out by its mask, on a white background.
+
+  Args:
+    recons: [B, K, H, W, C] in [-1, 1].
+    masks: [B, K, H, W, 1].
+
+  Returns:
+    [B, K, H, W, 3] in [0, 1].
+  """
   masks = np.asarray(masks)
   return to_picture(recons) * masks + (1 - masks)
 
 
 def attention_maps(attn: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-  """Attention [B, T, N, K] as maps [B, T, K, h, w].
+  """Reshapes attention [B, T, N, K] to maps [B, T, K, h, w].
 
   Args:
-    attn: as `SlotAttention` returns it.
-    image_size: H and W of the image, whose proportions h and w have.
+    attn: attention as returned by `SlotAttention`.
+    image_size: H and W of the image. h and w have the same proportions.
 
   Raises:
-    ValueError: if N inputs do not make a map of those proportions.
+    ValueError: if N inputs cannot form a map of these proportions.
   """
   batch_size, num_iterations, num_inputs, num_slots = attn.shape
   size = map_size(num_inputs, *image_size)
@@ -72,20 +89,19 @@ def attention_maps(attn: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 def draw_examples(
   path: Path, images: np.ndarray, segments: np.ndarray | None
 ) -> None:
-  """A contact sheet: images in a row, their segments in colours below.
+  """Draws a row of images and, below it, their segments in colours.
 
   Args:
     path: PNG file to write.
     images: uint8 [B, H, W, C].
-    segments: uint8 [B, H, W], 0 (black) is background; None if not known.
+    segments: uint8 [B, H, W], where 0 is background, drawn black. If None, only
+      the images are drawn.
   """
-  import matplotlib.image
-
   rows = [to_picture(images.astype(np.float32) / 127.5 - 1)]
   if segments is not None:
     colors = np.concatenate([np.zeros((1, 3)), slot_colors(segments.max())])
     rows.append(colors[segments])
-  # White lines of two pixels between the pictures.
+  # White lines of two pixels separate the pictures.
   sheet = np.concatenate(
     [
       np.concatenate(
@@ -105,14 +121,14 @@ def draw_slots(
   *,
   use_masks: bool = True,
 ) -> None:
-  """Figure 3a: image, reconstruction, masks in colours, then every slot.
+  """Draws image, reconstruction, coloured masks, and every slot (Figure 3a).
 
   Args:
     path: PNG file to write.
-    images: [B, H, W, C] in [-1, 1], one row each.
-    outputs: of `ObjectDiscovery` for them.
-    use_masks: whether slots are cut out by their masks; if not, they are shown
-      as they are painted (Figure 4).
+    images: [B, H, W, C] in [-1, 1]; each image becomes a row.
+    outputs: outputs of `ObjectDiscovery` for these images.
+    use_masks: whether the images of the slots are cut out by their masks. If
+      False, they are drawn whole (Figure 4).
   """
   rows = _slot_rows(images, outputs, use_masks)
   _draw_grid(path, rows, labels=[""] * len(rows))
@@ -121,12 +137,13 @@ def draw_slots(
 def draw_iterations(
   path: Path, images: jax.Array, iterations: Sequence[dict[str, jax.Array]]
 ) -> None:
-  """Figure 3c: the rows of Figure 3a after each iteration.
+  """Draws the rows of `draw_slots` after each iteration (Figure 3c).
 
   Args:
     path: PNG file to write.
     images: [B, H, W, C] in [-1, 1].
-    iterations: of each, what `ObjectDiscovery.decode` makes of its slots.
+    iterations: for each iteration, the result of `ObjectDiscovery.decode` for
+      its slots.
   """
   per_iteration = [_slot_rows(images, outputs, True) for outputs in iterations]
   _draw_grid(
@@ -137,7 +154,7 @@ def draw_iterations(
 
 
 def _slot_rows(images, outputs, use_masks):
-  """A row of titled pictures for each image."""
+  """Returns, for each image, a dict from title to picture."""
   slots = to_picture(outputs["recons"])
   if use_masks:
     slots = cut_out(outputs["recons"], outputs["masks"])
@@ -154,19 +171,19 @@ def _slot_rows(images, outputs, use_masks):
 
 
 def _titled(slots):
-  """Title to picture of every slot."""
+  """Returns a dict from title to picture of every slot."""
   return {f"Slot {k + 1}": slot for k, slot in enumerate(slots)}
 
 
 def draw_attention(path: Path, images: jax.Array, attn: jax.Array) -> None:
-  """Attention of every slot, one row for each image and iteration.
+  """Draws the attention of every slot, one row per image and iteration.
 
   White is attention 1, black is 0.
 
   Args:
     path: PNG file to write.
     images: [B, H, W, C] in [-1, 1].
-    attn: [B, T, N, K] of them.
+    attn: [B, T, N, K], the attention for these images.
   """
   pictures = to_picture(images)
   maps = attention_maps(attn, pictures.shape[1:3])
@@ -184,10 +201,10 @@ def draw_attention(path: Path, images: jax.Array, attn: jax.Array) -> None:
 
 
 def draw_trajectory(path: Path, slots_per_iteration: jax.Array) -> None:
-  """The way of the slots of one image, from noise to what they hold.
+  """Draws how the slots of one image move from iteration to iteration.
 
-  Their two principal components, over all slots and iterations; dots are the
-  initial slots, arrows the iterations.
+  The axes are the first two principal components over all slots and iterations.
+  Dots are initial slots, and every arrow is an iteration.
 
   Args:
     path: PNG file to write.
@@ -201,7 +218,7 @@ def draw_trajectory(path: Path, slots_per_iteration: jax.Array) -> None:
   )
   shares = spread**2 / (spread**2).sum()
   places = centered @ axes_of_slots[:2].T  # [T + 1, K, 2]
-  figure = _new_figure(4, 3.2)
+  figure = plots.new_figure(4, 3.2)
   axes = figure.subplots()
   for k, color in enumerate(slot_colors(num_slots)):
     x, y = places[:, k].T
@@ -226,19 +243,19 @@ def draw_predictions(
   predictions: jax.Array,
   properties: Mapping[str, Sequence[str]],
 ) -> None:
-  """Table 2: true objects, and what is predicted of them after each iteration.
+  """Draws the true objects and the predictions of each iteration (Table 2).
 
-  Every true object stands in a row with the prediction that the matching of
-  the loss gives it: how surely it is an object, how far it is (scene units),
-  and its properties. Wrong properties, distances above 0.5 and objects that are
-  taken for none are red.
+  Every true object has a row. The row shows the predictions that the matching
+  of the loss assigns to the object: the confidence that it is a real object,
+  the distance from its true position in scene units, and its properties. Wrong
+  properties, distances above 0.5 and confidences below 0.5 are red.
 
   Args:
     path: PNG file to write.
     images: [B, H, W, C] in [-1, 1].
     targets: [B, M, 19].
     predictions: [B, T, K, 19], after each of T iterations.
-    properties: the names of the classes of each of `metrics.CATEGORIES`.
+    properties: for each key of `metrics.CATEGORIES`, the names of its classes.
   """
   targets, predictions = np.asarray(targets), np.asarray(predictions)
   tables = []
@@ -264,7 +281,11 @@ def _match_sets(predictions, targets):
 
 
 def _match(predictions, targets):
-  """Target to prediction by the matching of the loss, of each [B][T]."""
+  """Matches targets to predictions as the loss does.
+
+  Returns:
+    For each image and iteration, a dict from target to prediction.
+  """
   num_iterations = predictions.shape[1]
   rows, columns = _match_sets(
     predictions.reshape(-1, *predictions.shape[2:]),
@@ -281,7 +302,7 @@ def _match(predictions, targets):
 
 
 def _describe(thing, properties, true=None):
-  """An object as words, each with whether it is wrong."""
+  """Describes an object by words, each with whether it is wrong."""
   scale = COORDINATE_RANGE
   coords = scale * thing[COORDINATES] - scale / 2
   words = [(f"({', '.join(f'{x:5.2f}' for x in coords)})", False)]
@@ -300,12 +321,12 @@ def _describe(thing, properties, true=None):
 
 
 def _draw_tables(path, pictures, tables):
-  """One picture and the columns of words of its table below another."""
+  """Draws pictures below each other, each with a table at its right."""
   side, column, line = 1.5, 2.85, 0.15  # Inches.
   heights = [
     max(side, 0.25 + line * len(table["True"])) + 0.1 for table in tables
   ]
-  figure, axes = _new_page(side + column * len(tables[0]), sum(heights))
+  figure, axes = plots.new_page(side + column * len(tables[0]), sum(heights))
   top = 0.05
   for picture, table, height in zip(pictures, tables, heights):
     _show(axes, picture, 0.05 + side / 2, top + side / 2, side - 0.1)
@@ -314,7 +335,8 @@ def _draw_tables(path, pictures, tables):
       axes.text(x, top + 0.1, title, fontsize=7, va="center")
       for r, words in enumerate(rows):
         y = top + 0.3 + line * r
-        # Two texts of equal widths, each with blanks where the other has words.
+        # The black and the red words are two texts that overlay each other:
+        # each has blanks in the places of the other's words.
         for color, red in (("black", False), ("red", True)):
           shown = " ".join(
             word if wrong == red else " " * len(word) for word, wrong in words
@@ -328,85 +350,15 @@ def _draw_tables(path, pictures, tables):
   figure.savefig(path, dpi=130)
 
 
-def draw_curves(
-  path: Path,
-  panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]],
-  losses: Mapping[str, Sequence[tuple[float, float]]] | None = None,
-) -> None:
-  """Curves side by side, as in Figures 5, 21 and 22.
-
-  Args:
-    path: PNG file to write.
-    panels: label of the horizontal axis to name of a curve to its points, x and
-      percent, and a standard deviation if there is one.
-    losses: name to points, step and loss, of one more panel at the left.
-  """
-  num_panels = len(panels) + bool(losses)
-  figure = _new_figure(3.8 * num_panels, 2.8)
-  grid = figure.subplots(1, num_panels, squeeze=False)[0]
-  if losses:
-    for name, points in losses.items():
-      grid[0].plot(*zip(*points), label=name, linewidth=1)
-    grid[0].set_xlabel("step", fontsize=8)
-    grid[0].set_ylabel("loss")
-    grid[0].set_yscale("log")
-  for axes, (label, curves) in zip(grid[bool(losses) :], panels.items()):
-    for name, points in curves.items():
-      axes.errorbar(*zip(*points), marker="o", markersize=3, label=name)
-    axes.set_xlabel(label, fontsize=8)
-    axes.set_ylabel("%")
-    axes.set_ylim(-2, 102)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-  for axes in grid:
-    # Beside the curves, not over them.
-    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.grid(alpha=0.3)
-  figure.savefig(path, dpi=130)
-
-
-def draw_bars(
-  path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]]
-) -> None:
-  """Bars of means with standard deviations, and a dot for each seed.
-
-  Args:
-    path: PNG file to write.
-    panels: metric to label of a bar, from above, to the percent of its seeds;
-      no seeds are shown as diverged.
-  """
-  columns = min(3, len(panels))
-  rows = -(-len(panels) // columns)
-  num_bars = max(map(len, panels.values()))
-  figure = _new_figure(2 + 3 * columns, rows * (0.7 + 0.26 * num_bars))
-  grid = figure.subplots(rows, columns, squeeze=False).flat
-  for axes in grid[len(panels) :]:
-    axes.axis("off")
-  for axes, (metric, bars) in zip(grid, panels.items()):
-    for y, values in enumerate(bars.values()):
-      if not values:
-        axes.text(1, y, "diverged", va="center", fontsize=7)
-        continue
-      mean, deviation = np.mean(values), np.std(values)
-      axes.barh(y, mean, 0.7, xerr=deviation, color="lightblue", capsize=3)
-      axes.plot(values, [y] * len(values), "o", color="C3", markersize=3)
-    axes.set_yticks(range(len(bars)), list(bars), fontsize=7)
-    axes.set_ylim(len(bars) - 0.5, -0.5)
-    lowest = min((x for values in bars.values() for x in values), default=0)
-    axes.set_xlim(min(0, 1.1 * lowest), 102)
-    axes.set_xlabel(f"{metric} (%)", fontsize=8)
-    axes.tick_params(axis="x", labelsize=7)
-    axes.grid(axis="x", alpha=0.3)
-  figure.savefig(path, dpi=130)
-
-
 def _draw_grid(path, rows, labels):
-  """Pictures [H, W, 3] or maps [h, w] under the titles of the first row.
+  """Draws rows of pictures [H, W, 3] or maps [h, w], with titles above.
 
-  Those of slots have a border in the colour of the slot.
+  The titles are those of the first row. Pictures of slots have borders in the
+  colours of the slots.
   """
-  pitch = 1.1  # Inches from picture to picture, whose larger side is one.
+  pitch = 1.1  # Inches from picture to picture. Their larger side is 1 inch.
   left, top = 0.05 + 0.25 * any(labels), 0.25
-  figure, axes = _new_page(
+  figure, axes = plots.new_page(
     left + pitch * len(rows[0]) - 0.05, top + pitch * len(rows) - 0.05
   )
   slots = [title for title in rows[0] if title.startswith("Slot ")]
@@ -425,22 +377,8 @@ def _draw_grid(path, rows, labels):
   figure.savefig(path, dpi=110)
 
 
-def _new_page(width, height):
-  """A figure, and axes all over it in inches from its upper left corner.
-
-  Axes for each of many pictures would take seconds to lay out.
-  """
-  figure = _new_figure(width, height, layout=None)
-  axes = figure.add_axes((0, 0, 1, 1), autoscale_on=False)
-  axes.set(xlim=(0, width), ylim=(height, 0))
-  axes.axis("off")
-  return figure, axes
-
-
 def _show(axes, picture, x, y, side, border=None):
-  """Draws a picture around a point of a page; its larger side is given."""
-  from matplotlib.patches import Rectangle
-
+  """Draws a picture around the point (x, y); its larger side is `side`."""
   height, width = side * np.array(picture.shape[:2]) / max(picture.shape[:2])
   left, top = x - width / 2, y - height / 2
   axes.imshow(
@@ -458,14 +396,3 @@ def _show(axes, picture, x, y, side, border=None):
         (left, top), width, height, fill=False, color=border, linewidth=2
       )
     )
-
-
-def _new_figure(width, height, layout="constrained"):
-  """A figure of a size in inches."""
-  # The object interface: pyplot would open a display and keep the figures.
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(width, height), layout=layout)
-  FigureCanvasAgg(figure)
-  return figure

@@ -1,5 +1,6 @@
 """Tests of the pictures."""
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -21,20 +22,20 @@ def random_outputs(rng):
   }
 
 
-def test_pictures_are_clipped_and_grey_becomes_rgb():
+def test_pictures_are_clipped_and_converted_to_rgb():
   picture = visualization.to_picture(np.array([-3.0, -1, 0, 1, 2])[:, None])
   assert picture.shape == (5, 3)
   np.testing.assert_allclose(picture[:, 0], [0, 0, 0.5, 1, 1])
 
 
-def test_slots_have_different_colors_that_more_slots_do_not_change():
+def test_slot_colors_differ_and_do_not_depend_on_the_number_of_slots():
   colors = visualization.slot_colors(11)
   gaps = np.abs(colors[:, None] - colors[None]).sum(-1) + np.eye(11)
   assert gaps.min() > 0.1
   np.testing.assert_array_equal(visualization.slot_colors(4), colors[:4])
 
 
-def test_masks_are_colored_by_the_winner_and_slots_are_cut_out_on_white():
+def test_pixels_have_the_color_of_their_mask_and_slots_are_cut_out():
   masks = np.zeros((1, 3, 2, 2, 1))
   masks[0, 2, 0] = 1
   masks[0, 1, 1] = 1
@@ -44,7 +45,7 @@ def test_masks_are_colored_by_the_winner_and_slots_are_cut_out_on_white():
   np.testing.assert_array_equal(picture[0, 1, 0], colors[1])
   slots = visualization.cut_out(-np.ones((1, 3, 2, 2, 3)), masks)
   np.testing.assert_array_equal(slots[0, 0], 1)  # Empty: white.
-  np.testing.assert_array_equal(slots[0, 2, 0], 0)  # Full: black as painted.
+  np.testing.assert_array_equal(slots[0, 2, 0], 0)  # Full: black.
 
 
 def test_attention_maps_have_the_proportions_of_the_image():
@@ -58,8 +59,6 @@ def test_attention_maps_have_the_proportions_of_the_image():
 
 
 def test_pictures_are_written_and_not_blank(tmp_path):
-  import matplotlib.image
-
   rng = np.random.default_rng(0)
   images = rng.uniform(-1, 1, (B, H, W, 3))
   visualization.draw_slots(tmp_path / "s.png", images, random_outputs(rng))
@@ -69,14 +68,12 @@ def test_pictures_are_written_and_not_blank(tmp_path):
   slots = matplotlib.image.imread(tmp_path / "s.png")
   attention = matplotlib.image.imread(tmp_path / "a.png")
   assert slots.std() > 0.1 and attention.std() > 0.1
-  # Two rows of eight pictures; six rows of six.
+  # The first has two rows of eight pictures, the second six rows of six.
   assert slots.shape[1] > 2.5 * slots.shape[0]
   assert 0.7 < attention.shape[1] / attention.shape[0] < 1.4
 
 
 def red_share(path):
-  import matplotlib.image
-
   picture = matplotlib.image.imread(path)[..., :3]
   assert picture.std() > 0.05
   return np.mean((picture[..., 0] > 0.8) & (picture[..., 1] < 0.3))
@@ -99,7 +96,7 @@ def test_wrong_predictions_are_red_and_right_ones_are_not(tmp_path):
   assert shares[0] == 0 and shares[1] > 1e-4
 
 
-def test_objects_beyond_the_slots_are_said_to_be_missed(tmp_path):
+def test_objects_for_which_no_slot_is_left_are_red(tmp_path):
   rng = np.random.default_rng(0)
   _, targets = random_sets(rng, B, 4, 4, 0.0)
   visualization.draw_predictions(
@@ -112,39 +109,8 @@ def test_objects_beyond_the_slots_are_said_to_be_missed(tmp_path):
   assert red_share(tmp_path / "p.png") > 0
 
 
-def test_curves_are_drawn(tmp_path):
-  import matplotlib.image
-
-  points = [(1, 20.0), (2, 60.0), (3, 50.0)]
-  with_deviations = [(*point, 5.0) for point in points]
-  panels = {"x": {"a": points, "b": points[::-1]}, "y": {"a": with_deviations}}
-  visualization.draw_curves(tmp_path / "c.png", panels)
-  picture = matplotlib.image.imread(tmp_path / "c.png")
-  assert picture.shape[1] > 2 * picture.shape[0] and picture.std() > 0.05
-
-
-def test_legends_stand_beside_the_curves(tmp_path, monkeypatch):
-  figures = []
-  new_figure = visualization._new_figure
-
-  def keep(width, height):
-    figures.append(new_figure(width, height))
-    return figures[-1]
-
-  monkeypatch.setattr(visualization, "_new_figure", keep)
-  points = [(t, 50.0) for t in range(1, 11)]
-  visualization.draw_curves(
-    tmp_path / "c.png", {"step": {"fg_ari": points}}, losses={"train": points}
-  )
-  for axes in figures[0].axes:
-    legend = axes.get_legend().get_window_extent()
-    assert not legend.overlaps(axes.get_window_extent())
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_contact_sheet_shows_images_above_their_segments(tmp_path, channels):
-  import matplotlib.image
-
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (B, H, W, channels), dtype=np.uint8)
   segments = np.zeros((B, H, W), np.uint8)
@@ -163,26 +129,7 @@ def test_a_contact_sheet_shows_images_above_their_segments(tmp_path, channels):
   assert matplotlib.image.imread(path).shape[0] == H
 
 
-def test_bars_become_more_lines_and_more_panels_of_three(tmp_path):
-  import matplotlib.image
-
-  def size(panels):
-    visualization.draw_bars(tmp_path / "b.png", panels)
-    picture = matplotlib.image.imread(tmp_path / "b.png")
-    assert picture.std() > 0.05
-    return picture.shape[:2]
-
-  bars = {"default": [90.0, 92.0], "variant": [-3.0, 8.0], "bad": []}
-  height, width = size({"fg_ari": bars})
-  assert size({"fg_ari": {str(i): [i] for i in range(30)}})[0] > 4 * height
-  assert size({"a": bars, "b": bars, "c": bars}) > (height - 1, 2 * width)
-  assert size({x: bars for x in "abcd"})[0] > 1.9 * height
-  assert size({"fg_ari": {"bad": []}})[1] == width
-
-
 def test_slots_have_borders_in_their_color_and_can_be_shown_whole(tmp_path):
-  import matplotlib.image
-
   rng = np.random.default_rng(0)
   images = rng.uniform(-1, 1, (B, H, W, 3))
   outputs = random_outputs(rng)
@@ -198,9 +145,7 @@ def test_slots_have_borders_in_their_color_and_can_be_shown_whole(tmp_path):
   assert black[1] > black[0] + 0.1
 
 
-def test_iterations_are_rows_below_each_other(tmp_path):
-  import matplotlib.image
-
+def test_every_iteration_has_a_row_per_image(tmp_path):
   rng = np.random.default_rng(0)
   images = rng.uniform(-1, 1, (B, H, W, 3))
   iterations = [random_outputs(rng) for _ in range(T)]
@@ -212,9 +157,7 @@ def test_iterations_are_rows_below_each_other(tmp_path):
   assert sizes[1] > 2 * sizes[0]
 
 
-def test_the_trajectory_shows_the_way_of_every_slot(tmp_path):
-  import matplotlib.image
-
+def test_the_trajectory_shows_every_slot(tmp_path):
   slots = np.random.default_rng(0).normal(size=(T + 1, K, 7))
   path = tmp_path / "t.png"
   visualization.draw_trajectory(path, slots)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from slot_attention import visualization
+from slot_attention import plots
 from slot_attention.paper.experiments import DIRECTIONS
 
 # A seed of object discovery whose loss is more than so many times the median of
@@ -32,7 +32,7 @@ def write(folder: Path, result: Mapping[str, Any], sweep: str) -> None:
     writer.writerows(table)
   path.with_suffix(".md").write_text(_markdown(result, sweep))
   panels = _curves(table, sweep) if sweep else _bars(result)
-  draw = visualization.draw_curves if sweep else visualization.draw_bars
+  draw = plots.draw_curves if sweep else plots.draw_bars
   if panels:  # Else every run diverged.
     draw(path.with_suffix(".png"), panels)
 

@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from slot_attention import parallel, tasks, validation, visualization
+from slot_attention import parallel, plots, tasks, validation
 from slot_attention.data import batches, loading, store
 from slot_attention.progress import progress_bar
 from slot_attention.training import checkpoints, runs, writers
@@ -210,7 +210,7 @@ def _draw_sweep(path, rows, names, num_iterations, num_slots):
       name: [(row[key], 100 * row[name]) for row in chosen] for name in names
     }
 
-  visualization.draw_curves(
+  plots.draw_curves(
     path,
     {
       f"iterations T (K = {num_slots})": curves("iterations", "num_iterations"),
@@ -322,7 +322,7 @@ def _draw_history(workdir):
         metrics.setdefault(name, []).append((step, 100 * line[name]))
   path = workdir / "curves.png"
   panels = {"step": dict(sorted(metrics.items()))} if metrics else {}
-  visualization.draw_curves(path, panels, losses=losses)
+  plots.draw_curves(path, panels, losses=losses)
   return [path]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl import logging
 from flax import traverse_util
+import matplotlib.image
 import ml_collections
 
 from slot_attention import parallel
@@ -137,8 +138,7 @@ def _tensorboard(workdir):
 
 
 def _write_pictures(tensorboard, step, pictures):
-  from matplotlib import image
-
   tensorboard.write_images(
-    step, {path.stem: image.imread(path)[..., :3] for path in pictures}
+    step,
+    {path.stem: matplotlib.image.imread(path)[..., :3] for path in pictures},
   )
