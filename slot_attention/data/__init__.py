@@ -1,1 +1,1 @@
-"""Data sets: made or read once, stored as plain arrays, fed as batches."""
+"""Data sets: made or read once, stored as arrays, and fed as batches."""

@@ -1,11 +1,12 @@
-"""Order of the examples, and their way to the devices.
+"""Orders the examples and brings them to the devices as batches.
 
-A batch is a dict of arrays, on the devices as `parallel.shard` lays them, with
-B examples over all devices of all processes:
-  images: uint8 [B, H, W, C]; segments: uint8 [B, H, W]; targets, if any;
-  example_ids: int32 [B], to which the noise of the slots is tied.
-Batches of n training steps come together, with [B, n, ...] in the place of
-[B, ...].
+A batch is a dict of arrays, distributed by `parallel.shard`, with B examples
+over all devices of all processes:
+  images: uint8 [B, H, W, C];
+  segments: uint8 [B, H, W], if the data set has them;
+  targets: float32 [B, M, P], if the data set has them;
+  example_ids: int32 [B], which select the noise of the initial slots.
+The batches of n training steps form one dict with shapes [B, n, ...].
 """
 
 import collections
@@ -24,8 +25,8 @@ PLACEMENTS = ("device", "host")
 _PREFETCH = 2
 
 Batch = dict[str, jax.Array]
-# Which examples make a batch, and their ids, int [B] or [B, n] each; of these a
-# process loads its own part.
+# The examples of a batch and their ids, int [B] or [B, n] each, for all
+# processes. Each process loads only its own part.
 Request = tuple[np.ndarray, np.ndarray]
 
 
@@ -37,10 +38,17 @@ def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 def examples_of_step(
   step: int, *, batch_size: int, num_examples: int, seed: int
 ) -> np.ndarray:
-  """Examples of the batch of a 0-based step, int [batch_size].
+  """Returns the examples of one training step, int [batch_size].
 
-  Batches are cut from the epochs' permutations laid end to end, so that every
-  example is seen equally often and the step alone tells which are its own.
+  Every epoch is a permutation of all examples. The batches are consecutive
+  parts of the concatenated epochs, so a batch may reach into the next epoch.
+  The result depends only on the arguments, not on earlier steps.
+
+  Args:
+    step: number of the step, from 0.
+    batch_size: number of examples per step.
+    num_examples: number of examples to choose from.
+    seed: seed of the permutations.
   """
   positions = np.arange(step * batch_size, (step + 1) * batch_size)
   epochs, places = np.divmod(positions, num_examples)
@@ -52,15 +60,15 @@ def examples_of_step(
 
 
 class Feeder:
-  """Brings the examples of a split to the devices, in batches."""
+  """Brings the examples of a split to the devices as batches."""
 
   def __init__(self, split: store.Split, placement: str):
-    """Takes the examples.
+    """Prepares the examples for feeding.
 
     Args:
       split: the examples.
-      placement: "device" keeps all examples on every device; "host" gathers
-        and sends each batch while the devices compute.
+      placement: "device" copies all examples to every device once; "host"
+        gathers each batch on the host and sends it while the devices compute.
     """
     check_choice("data_placement", placement, PLACEMENTS)
     self._num_examples = len(split)
@@ -72,15 +80,16 @@ class Feeder:
   def train_batches(
     self, steps: range, *, batch_size: int, seed: int
   ) -> Iterator[Batch]:
-    """Yields the batches of the given 0-based steps.
+    """Yields the batches of the given steps, counted from 0.
 
-    An example's id is its place in the batch, so that the numbers do not depend
-    on how many devices share it.
+    The id of an example is its position in the batch, so that the results do
+    not depend on the number of devices.
 
     Args:
-      steps: which; as many as its `step` says come together, [B, n, ...].
-      batch_size: B.
-      seed: of the order.
+      steps: range of steps. Its step n is the number of training steps whose
+        batches are yielded together, with shapes [B, n, ...].
+      batch_size: number of examples B of one training step.
+      seed: seed of the order of the examples.
     """
 
     def request(first):
@@ -99,10 +108,16 @@ class Feeder:
     return self._feed(map(request, steps))
 
   def eval_batches(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
-    """Yields every example once, in order, and how many of a batch count.
+    """Yields batches with every example once, in order.
 
-    The last batch is filled up with its last example. An example's id is its
-    place in the split.
+    The last batch is filled up with copies of the last example. The id of an
+    example is its position in the split.
+
+    Args:
+      batch_size: number of examples B of a batch.
+
+    Yields:
+      A batch, and how many of its examples, from the first, are not copies.
     """
     starts = range(0, self._num_examples, batch_size)
 

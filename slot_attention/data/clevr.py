@@ -1,6 +1,6 @@
-"""What every source of CLEVR shares: properties, targets, framing.
+"""The properties, targets and image framing that all CLEVR sources share.
 
-Letters in shapes: N images, M places for objects, P = 19 numbers per object.
+Letters in shapes: N images, M rows for objects, P = 19 numbers per object.
 """
 
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.ndimage
 
-# Classes in the order of the targets. The sources order theirs differently, so
-# classes always pass from one to another by name.
+# Classes in the order of the targets. The sources of CLEVR use other orders, so
+# classes are always converted by name.
 PROPERTIES = {
   "size": ("small", "large"),
   "material": ("rubber", "metal"),
@@ -21,7 +21,7 @@ PROPERTIES = {
 MAX_OBJECTS = 10
 TARGET_SIZE = 3 + sum(len(classes) for classes in PROPERTIES.values()) + 1
 
-# Rows and columns that object discovery keeps (the paper's E.1 swaps them).
+# Rows and columns that object discovery keeps. (The paper's E.1 swaps them.)
 CROP_ROWS = slice(29, 221)
 CROP_COLUMNS = slice(64, 256)
 
@@ -29,16 +29,17 @@ CROP_COLUMNS = slice(64, 256)
 def encode_targets(
   coords: np.ndarray, classes: Mapping[str, np.ndarray], is_object: np.ndarray
 ) -> np.ndarray:
-  """Objects as the targets of set prediction (E.4).
+  """Encodes objects as the targets of set prediction (E.4).
 
   Args:
-    coords: float [N, M, 3], x, y and z in CLEVR's units, -3 to 3.
-    classes: for each of `PROPERTIES` int [N, M], the index of the class.
-    is_object: bool [N, M]; the other places are padding, whatever they hold.
+    coords: float [N, M, 3], x, y and z in CLEVR's units, from -3 to 3.
+    classes: for each key of `PROPERTIES` int [N, M], the index of the class.
+    is_object: bool [N, M]. Rows where it is False are padding; their coords and
+      classes are ignored.
 
   Returns:
-    float32 [N, M, 19]: (coords + 3) / 6; size, material, shape and colour one
-    hot; 1 for a real object. Padding is all zero.
+    float32 [N, M, 19]: (coords + 3) / 6; one-hot size, material, shape and
+    colour; 1 for a real object. Padding is all zero.
   """
   parts = [(np.asarray(coords, np.float32) + 3) / 6]
   for name, names in PROPERTIES.items():
@@ -48,23 +49,23 @@ def encode_targets(
 
 
 def frame(images: np.ndarray, *, crop: bool, image_size: int) -> np.ndarray:
-  """Brings images to the square that the models see (E.1, E.2).
+  """Crops and resizes images to the square input of the models (E.1, E.2).
 
-  Bilinear with half-pixel centres and without antialiasing, as the official
-  code resizes. The result is rounded to uint8.
+  As in the official code, the resizing is bilinear with half-pixel centres and
+  without antialiasing. The result is rounded to uint8.
 
   Args:
     images: uint8 [N, H, W, C].
-    crop: whether to cut out the centre (`CROP_ROWS`, `CROP_COLUMNS`) first, as
-      for object discovery. Set prediction squashes the whole image.
-    image_size: side of the result.
+    crop: True crops the images to `CROP_ROWS` and `CROP_COLUMNS` first, as for
+      object discovery. False squashes the whole image, as for set prediction.
+    image_size: side of the result, in pixels.
 
   Returns:
     uint8 [N, image_size, image_size, C].
   """
   images = _cut_out(images, crop).astype(np.float32)
   _, height, width, _ = images.shape
-  # Every pixel by itself, and so the same in any batch.
+  # The result for an image does not depend on the other images.
   resized = scipy.ndimage.zoom(
     images,
     (1, image_size / height, image_size / width, 1),
@@ -78,7 +79,10 @@ def frame(images: np.ndarray, *, crop: bool, image_size: int) -> np.ndarray:
 def frame_segments(
   segments: np.ndarray, *, crop: bool, image_size: int
 ) -> np.ndarray:
-  """Brings uint8 [N, H, W] to the frame of `frame`, by the nearest pixel."""
+  """Crops and resizes segments uint8 [N, H, W] to the nearest pixel.
+
+  See `frame` for the arguments.
+  """
   segments = _cut_out(segments, crop)
   rows, columns = (
     ((np.arange(image_size) + 0.5) * size / image_size).astype(int)

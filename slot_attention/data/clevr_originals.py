@@ -1,16 +1,15 @@
-"""Reads original CLEVR (Johnson et al., 2017), with masks or without.
+"""Reads the original CLEVR (Johnson et al., 2017), with or without masks.
 
-Three routes: an unpacked CLEVR_v1.0 folder, TensorFlow Datasets, and the
-TFRecords with masks (Kabra et al., 2019). All give chunks of
+The sources are an unpacked CLEVR_v1.0 folder, TensorFlow Datasets, and the
+TFRecords with masks (Kabra et al., 2019). Each is read in chunks, dicts of
+  images: uint8 [n, image_size, image_size, 3], see `clevr.frame`;
+  targets: float32 [n, 10, 19], see `clevr.encode_targets`;
+  segments, if there are masks: uint8 [n, image_size, image_size], 0 for
+    background, e for the object in row e - 1 of the targets.
 
-  images: uint8 [n, image_size, image_size, 3], framed by `clevr.frame`;
-  targets: float32 [n, 10, 19], as of `clevr.encode_targets`;
-  segments, where there are masks: uint8 [n, image_size, image_size], 0
-    background, e for the object of row e - 1 of the targets.
-
-Framing comes last: an object that the crop cuts away keeps its target. The crop
-is made for images of 320 x 240 pixels, those with masks; in the 480 x 320 of
-CLEVR_v1.0 the official code cuts out the same rows and columns, off the centre.
+Objects outside the crop keep their targets. The crop fits the images with
+masks, 320x240. For CLEVR_v1.0, 480x320, the official code uses the same rows
+and columns, which are not in the centre there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,16 +25,17 @@ import PIL.Image
 from slot_attention.data import clevr, multi_object_records
 
 CHUNK_SIZE = 64
-# The first training examples, which the official code sets aside.
+# The official code sets the first training examples aside.
 NUM_ASIDE = 512
 
 _ALTERNATIVES = (
   "Or unpack CLEVR_v1.0.zip and set data.path to the folder CLEVR_v1.0; or set"
-  " data.source='procedural' to draw the scenes here, beforehand if you like:"
-  " python -m slot_attention.data.prepare clevr"
+  " data.source='procedural' to draw the scenes (python -m"
+  " slot_attention.data.prepare clevr draws them beforehand)"
 )
 
-# Classes by code in the TFRecords with masks; code 0 is padding.
+# Classes in the order of their codes in the TFRecords with masks, 1, 2, and so
+# on. Code 0 is padding.
 RECORD_CLASSES = {
   "size": ("large", "small"),
   "material": ("rubber", "metal"),
@@ -45,7 +45,7 @@ RECORD_CLASSES = {
   ),
 }  # fmt: skip
 
-# Class name to its number in the targets.
+# Class name to its index in the targets.
 _NUMBERS = {
   name: {class_: number for number, class_ in enumerate(classes)}
   for name, classes in clevr.PROPERTIES.items()
@@ -55,14 +55,14 @@ Chunk = dict[str, np.ndarray]
 
 
 class _Part(NamedTuple):
-  """Scenes of one file.
+  """The scenes of one file.
 
   Attributes:
     scenes: the JSON file.
     images: folder of the images.
-    masks: folder of the masks, or None if there are none.
-    mask_field: where a scene names its mask.
-    num_aside: how many of the first scenes are no examples.
+    masks: folder of the masks, or None if there are no masks.
+    mask_field: field of a scene that names its mask.
+    num_aside: number of first scenes that are left out.
   """
 
   scenes: Path
@@ -73,7 +73,7 @@ class _Part(NamedTuple):
 
 
 class _Example(NamedTuple):
-  """Files of an example, and its targets, float32 [10, 19]."""
+  """The files of an example, and its targets, float32 [10, 19]."""
 
   image: Path
   mask: Path | None
@@ -85,35 +85,35 @@ def read_folder(
 ) -> Iterator[Chunk]:
   """Reads examples [start, stop) of a folder of PNG files.
 
-  Two layouts are understood:
-    CLEVR_v1.0 as it is unpacked, with images/SPLIT/ and
-      scenes/CLEVR_SPLIT_scenes.json. Its examples are those of train without
-      the first 512, then those of val, as far as these splits are there; `test`
-      has no scenes. There may be folders masks/SPLIT/, for all of these splits,
-      with a mask of the same name for every image.
-    scenes.json beside images and masks, whose scenes name them in
-      `image_filename` and, if there are masks, in `mask_filename`.
-  A mask is a PNG of one channel: 0 background, e for object e of the scene,
-  counted from 1.
+  The folder has one of two layouts:
+    CLEVR_v1.0 as unpacked, with images/SPLIT/ and
+      scenes/CLEVR_SPLIT_scenes.json. Its examples are those of the split train
+      without the first 512, then those of val. One of the two splits may be
+      missing. The split test is not read, because it has no scenes. If there
+      are masks, masks/SPLIT/ has one for each image, of the same name.
+    scenes.json beside images and masks. The scenes name their files in the
+      fields image_filename and, if there are masks, mask_filename.
+  A mask is a PNG with one channel: 0 for background, e for object e of the
+  scene, counted from 1.
 
   Args:
     path: the folder.
-    start: the first example.
-    stop: the first example not to be read any more.
-    crop: whether to cut out the centre, see `clevr.frame`.
-    image_size: side of the result.
+    start: the first example to read.
+    stop: the example after the last one to read.
+    crop: whether to crop the images, see `clevr.frame`.
+    image_size: side of the result, in pixels.
 
   Raises:
     FileNotFoundError: if the folder has neither layout; by the iterator, if an
       image or a mask is missing.
-    ValueError: by the iterator, if there are fewer examples, or a file is
-      damaged or of another format.
+    ValueError: by the iterator, if there are too few examples, or a file is
+      damaged or has another format.
   """
   path = Path(path)
   parts = _parts(path)
   if not parts:
     raise FileNotFoundError(
-      f"{path} is no CLEVR folder: it has neither"
+      f"{path} is not a CLEVR folder: it has neither"
       " scenes/CLEVR_train_scenes.json nor scenes/CLEVR_val_scenes.json nor"
       " scenes.json"
     )
@@ -123,23 +123,23 @@ def read_folder(
 def read_tfds(
   data_dir: Path | None, start: int, stop: int, *, crop: bool, image_size: int
 ) -> Iterator[Chunk]:
-  """Reads examples [start, stop) of `clevr` of TensorFlow Datasets.
+  """Reads examples [start, stop) of the data set clevr of TensorFlow Datasets.
 
-  They are those of `train` without the first 512, then those of `validation`.
-  TensorFlow Datasets keeps its own order, so they are not those that
-  `read_folder` sets aside. Nothing is downloaded.
+  The examples are those of the split train without the first 512, then those of
+  validation. TensorFlow Datasets has another order than `read_folder`, so the
+  512 are other examples. Nothing is downloaded.
 
   Args:
-    data_dir: where TensorFlow Datasets keeps its data; None for its default.
-    start: the first example.
-    stop: the first example not to be read any more.
-    crop: whether to cut out the centre, see `clevr.frame`.
-    image_size: side of the result.
+    data_dir: data folder of TensorFlow Datasets; None for its default.
+    start: the first example to read.
+    stop: the example after the last one to read.
+    crop: whether to crop the images, see `clevr.frame`.
+    image_size: side of the result, in pixels.
 
   Raises:
     ImportError: if TensorFlow or TensorFlow Datasets is not installed.
-    FileNotFoundError: if it is not prepared.
-    ValueError: by the iterator, if there are fewer examples, or a file is
+    FileNotFoundError: if the data set is not prepared.
+    ValueError: by the iterator, if there are too few examples, or a file is
       damaged.
   """
   try:
@@ -154,7 +154,7 @@ def read_tfds(
   if not builder.is_prepared():
     raise FileNotFoundError(
       f"CLEVR of TensorFlow Datasets is not prepared in {builder.data_path}."
-      ' This prepares it (18 GB to download): python -c "import'
+      ' To prepare it (18 GB to download): python -c "import'
       " tensorflow_datasets as tfds; tfds.builder('clevr',"
       f' data_dir={str(builder.data_dir_root)!r}).download_and_prepare()".'
       f" {_ALTERNATIVES}"
@@ -168,23 +168,20 @@ def read_with_masks(
   """Reads examples [start, stop) of the TFRecords with masks, in their order.
 
   Args:
-    path: clevr_with_masks_train.tfrecords.
-    start: the first example.
-    stop: the first example not to be read any more.
-    crop: whether to cut out the centre, see `clevr.frame`.
-    image_size: side of the result.
+    path: the file clevr_with_masks_train.tfrecords.
+    start: the first example to read.
+    stop: the example after the last one to read.
+    crop: whether to crop the images, see `clevr.frame`.
+    image_size: side of the result, in pixels.
 
   Raises:
-    FileNotFoundError, ValueError: by the iterator, see
+    FileNotFoundError, ImportError, ValueError: by the iterator, see
       `multi_object_records.read`.
   """
-  chunks = multi_object_records.read(
-    Path(path), "clevr_with_masks", start, stop
-  )
-  for chunk in chunks:
-    targets, segments = _objects_first(
-      _record_targets(chunk, path), chunk["segments"]
-    )
+  name = "clevr_with_masks"
+  for chunk in multi_object_records.read(Path(path), name, start, stop):
+    targets = _record_targets(chunk, path)
+    targets, segments = _objects_first(targets, chunk["segments"])
     yield _framed(chunk["images"], targets, segments, crop, image_size)
 
 
@@ -197,7 +194,7 @@ def _framed(images, targets, segments, crop, image_size):
 
 
 def _parts(path):
-  """The parts of a folder that are there, in the order of the examples."""
+  """Returns the existing parts of a folder, in the order of the examples."""
   flat = path / "scenes.json"
   if flat.is_file():
     return [_Part(flat, path, path, "mask_filename", 0)]
@@ -231,7 +228,7 @@ def _read_parts(path, parts, start, stop, crop, image_size):
 
 
 def _take(examples, start, stop, path):
-  """Examples [start, stop), or an error if there are not so many."""
+  """Yields examples [start, stop); raises an error if there are too few."""
   num_examples = 0
   for num_examples, example in enumerate(examples, start=1):
     if num_examples > start:
@@ -243,8 +240,7 @@ def _take(examples, start, stop, path):
 
 def _too_few(path, num_examples, stop):
   return ValueError(
-    f"{path} ends after {num_examples} examples, but data.num_examples asks"
-    f" for {stop}"
+    f"{path} has only {num_examples} examples, but data.num_examples is {stop}"
   )
 
 
@@ -269,10 +265,10 @@ def _examples(part):
 
 
 def _scene_target(objects: Sequence[Mapping[str, Any]]) -> np.ndarray:
-  """Targets of one scene, float32 [10, 19].
+  """Encodes the objects of one scene as targets, float32 [10, 19].
 
   Args:
-    objects: of each `3d_coords` and, by name, the class of each property.
+    objects: dicts with 3d_coords and the class name of each property.
   """
   coords = np.zeros((1, clevr.MAX_OBJECTS, 3), np.float32)
   classes = {
@@ -302,11 +298,13 @@ def _decode_one(path, mode):
   try:
     with PIL.Image.open(path) as image:
       if mode == "L" and image.mode != "L":
-        raise ValueError(f"{path} has channels {image.mode}, but a mask has 1")
+        raise ValueError(
+          f"{path} has the channels {image.mode}, but a mask has only one"
+        )
       return np.asarray(image.convert(mode))
   except FileNotFoundError as error:
     raise FileNotFoundError(
-      f"{path} is missing, but the scenes beside it name it"
+      f"{path} is missing, but the file of the scenes names it"
     ) from error
   except (OSError, SyntaxError) as error:
     raise ValueError(
@@ -320,12 +318,8 @@ def _read_builder(tf, tfds, builder, start, stop, crop, image_size):
   try:
     while chunk := list(itertools.islice(examples, CHUNK_SIZE)):
       images = np.stack([example["image"] for example in chunk])
-      targets = np.stack(
-        [
-          _scene_target(_named_objects(example["objects"], features))
-          for example in chunk
-        ]
-      )
+      objects = [_named_objects(x["objects"], features) for x in chunk]
+      targets = np.stack([_scene_target(x) for x in objects])
       yield _framed(images, targets, None, crop, image_size)
   except tf.errors.OpError as error:
     raise ValueError(
@@ -350,14 +344,14 @@ def _builder_examples(tfds, builder, start, stop):
         split=tfds.core.ReadInstruction(
           split, from_=first, to=last, unit="abs"
         ),
-        # One file after the other, not some examples of each in turn.
+        # Reads one file after the other instead of interleaving them.
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
       )
       yield from dataset.as_numpy_iterator()
 
 
 def _named_objects(objects, features):
-  """From arrays of class numbers to objects with class names."""
+  """Converts arrays of class numbers to objects with class names."""
   named = {
     name: [features[name].int2str(number) for number in objects[name]]
     for name in clevr.PROPERTIES
@@ -369,7 +363,7 @@ def _named_objects(objects, features):
 
 
 def _record_targets(chunk, path):
-  """Targets from factors by entity, of which the background is the first."""
+  """Encodes the factors of the entities after the background as targets."""
   is_object = chunk["visibility"][:, 1:] > 0
   coords = np.stack([chunk[axis][:, 1:] for axis in "xyz"], axis=-1)
   classes = {}
@@ -377,7 +371,7 @@ def _record_targets(chunk, path):
     codes = np.where(is_object, chunk[name][:, 1:], 1)
     if codes.min() < 1 or codes.max() > len(names):
       raise ValueError(
-        f"{path} has an object whose {name} is of code {codes.min()} or"
+        f"{path} has an object whose {name} has the code {codes.min()} or"
         f" {codes.max()}, but the codes are 1 to {len(names)}"
       )
     by_code = np.array([_NUMBERS[name][class_] for class_ in names])
@@ -386,17 +380,17 @@ def _record_targets(chunk, path):
 
 
 def _objects_first(targets, segments):
-  """Moves objects before padding, so that the places after them can be cut.
+  """Moves the objects before the padding, in unchanged order.
 
   Args:
     targets: [n, M, 19].
-    segments: uint8 [n, H, W], m + 1 for place m of the targets.
+    segments: uint8 [n, H, W], m + 1 for row m of the targets.
 
   Returns:
-    Both, with the objects in their old order.
+    The new targets and segments.
   """
   order = np.argsort(targets[..., -1] == 0, axis=1, kind="stable")
-  # From the old id of a segment to the new one; the background stays 0.
+  # Maps the old id of a segment to the new one. The background stays 0.
   ids = np.pad(np.argsort(order, axis=1) + 1, ((0, 0), (1, 0)))
   moved = np.take_along_axis(ids, segments.reshape(len(ids), -1), axis=1)
   return (

@@ -1,15 +1,17 @@
-"""Draws CLEVR scenes with their masks: a small ray tracer in JAX.
+"""Draws CLEVR scenes and their masks by a small ray tracer in JAX.
 
 The scenes are those of the public generator (Johnson et al., 2017): cubes,
-spheres and cylinders of rubber or metal on a grey ground that rises to a wall
-behind them, lit by three square lamps and a sun. A ray gathers the light of
-each lamp where it ends, through a shadow ray to a random point of the lamp; the
-light between surfaces is only estimated. Metal mirrors, up to NUM_BOUNCES
-times. Light and colours are linear until the last step.
+spheres and cylinders of rubber or metal lie on a grey ground, which rises to a
+wall behind them. Three square lamps and a sun light the scene. At the point
+where a ray hits a surface, a shadow ray to a random point of each lamp measures
+the direct light. Light that other surfaces send is only approximated. Metal
+reflects rays up to NUM_BOUNCES times. Light and colours are linear until the
+final conversion to sRGB.
 
-Letters in shapes: N scenes, M places for objects, S side of the image, R rays.
-Lengths are in CLEVR's units: the ground is z = 0, objects lie within 3 of the
-origin.
+Letters in shapes: N scenes, M rows for objects, S side of the image, R rays.
+Lengths are in CLEVR's units: the ground is z = 0, and objects are within 3 of
+the origin. A photograph is a whole image as the public generator renders it, of
+which only a part may be drawn here.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +25,10 @@ import numpy as np
 
 from slot_attention.data import clevr
 
-# What follows is the public generator's. Half the extent of objects and their
-# colours are in the order of clevr.PROPERTIES; lights are key, fill, back and
-# sun, which is a square as well, of equal solid angle.
+# These values are those of the public generator. RADII (half the extent of an
+# object) and COLORS have the order of clevr.PROPERTIES. The lights are key,
+# fill, back and sun. The sun is a square too, with the solid angle of the
+# generator's sun.
 RADII = np.array([0.35, 0.7], np.float32)
 COLORS = np.array(
   [
@@ -35,7 +38,7 @@ COLORS = np.array(
   np.float32,
 )  # fmt: skip
 BEHIND = (-0.7544903, 0.6563113, 0.0)
-FIELD_OF_VIEW = 0.857556  # Of the photograph's width, radians.
+FIELD_OF_VIEW = 0.857556  # Across the width of a photograph, in radians.
 SUN_DIRECTION = np.array([0.4145, -0.1946, 0.8890], np.float32)
 SUN_DISTANCE = 1000.0
 LIGHT_SIDES = np.array([0.5, 0.5, 1.0, 176.4], np.float32)
@@ -49,47 +52,52 @@ LIGHT_RADIANCE = np.array(
   np.float32,
 )
 GROUND_ALBEDO = 0.8
-WALL = 17.8  # Where the ground ends, behind the origin.
+WALL = 17.8  # Distance behind the origin where the ground ends.
 RUBBER_ROUGHNESS = 0.35
-RUBBER_REFLECTANCE = 0.0083  # Face on; of index of refraction 1.2.
+RUBBER_REFLECTANCE = 0.0083  # At normal incidence, for refractive index 1.2.
 
-# What follows was chosen for the least mean error on 20 photographs (numbers
-# 100 to 119) of the 200 that benchmarks/clevr_renderer.py was run on.
-# Metal is a mirror and a rough mirror: GGX roughness, share.
+# These values minimise the mean error on 20 photographs, numbers 100 to 119 of
+# the 200 that results/clevr_renderer.json compares.
+# Metal is a smooth and a rough mirror: GGX roughness and share of each.
 METAL_LAYERS = np.array([[0.0, 0.6], [0.15, 0.4]], np.float32)
 CUBE_BEVEL = 0.18  # As a share of half the extent.
 CYLINDER_BEVEL = 0.057
-GROUND_BEND = 5.5  # Where the ground begins to rise, behind the origin.
+GROUND_BEND = 5.5  # Distance behind the origin where the ground begins to rise.
 GROUND_CURVATURE = 0.04
 WALL_HEIGHT = 18.3
-GROUND_GLOW = 0.152  # Light that a face down receives from the ground,
-OBJECT_GLOW = 0.115  # a face from a white object all before it,
-SKY_GLOW = 0.0104  # and every face besides.
-PIXEL_WIDTH = 1.9  # What a pixel averages over, in pixels of the photograph.
+# Indirect light that a surface receives: from the ground if it faces down, from
+# a white object that fills its view, and from everywhere.
+GROUND_GLOW = 0.152
+OBJECT_GLOW = 0.115
+SKY_GLOW = 0.0104
+PIXEL_WIDTH = 1.9  # Width that a pixel averages, in pixels of a photograph.
 
 NUM_BOUNCES = 2
 FAR = 1e4
-# Rays at a time. An image of 128x128 with 9 samples takes 0.036 CPU seconds in
-# chunks of 1024, 0.046 in chunks of 4096; an accelerator wants more at once.
+# Number of rays that are traced together. On a CPU, an image of 128x128 with 9
+# samples takes 0.036 CPU seconds in chunks of 1024 rays and 0.046 in chunks of
+# 4096. An accelerator needs larger chunks.
 CPU_CHUNK = 1024
 ACCELERATOR_CHUNK = 16384
-ACCELERATOR_BATCH = 50  # Scenes at a time.
+ACCELERATOR_BATCH = 50  # Number of scenes that are drawn together.
 TILE_SIZE = 16
 
 
 class Scenes(NamedTuple):
-  """What is to be drawn.
+  """Scenes to draw.
 
   Attributes:
-    coords: float32 [N, M, 3], centres.
-    rotations: float32 [N, M], about the vertical. The public generator writes
-      degrees but applies the number as radians, as is done here.
-    classes: for each of `clevr.PROPERTIES` int32 [N, M].
-    num_objects: int32 [N]; the places after them hold anything.
-    camera: float32 [N, 3]; it looks at the origin.
-    lamps: float32 [N, 3, 3], places of the key, fill and back lamp, which face
-      the origin.
-    noise_seed: uint32 [N], of the noise in penumbrae and rough reflections.
+    coords: float32 [N, M, 3], centres of the objects.
+    rotations: float32 [N, M], rotations about the vertical axis. The public
+      generator calls them degrees but applies them as radians, and so does this
+      renderer.
+    classes: for each key of `clevr.PROPERTIES` int32 [N, M].
+    num_objects: int32 [N], number of objects. Later rows are ignored.
+    camera: float32 [N, 3], position of the camera, which looks at the origin.
+    lamps: float32 [N, 3, 3], positions of the key, fill and back lamp, which
+      face the origin.
+    noise_seed: uint32 [N], seed of the noise in penumbrae and rough
+      reflections.
   """
 
   coords: np.ndarray
@@ -102,7 +110,7 @@ class Scenes(NamedTuple):
 
 
 class Framing(NamedTuple):
-  """The part of a photograph of width x height pixels that is drawn."""
+  """The rows and columns of a width x height photograph that are drawn."""
 
   width: int
   height: int
@@ -110,8 +118,8 @@ class Framing(NamedTuple):
   columns: tuple[int, int]
 
 
-# What object discovery sees of CLEVR with masks, and set prediction of CLEVR
-# (E.1, E.2).
+# CENTRE is what object discovery uses of CLEVR with masks, WHOLE is what set
+# prediction uses of CLEVR (E.1, E.2).
 CENTRE = Framing(
   320,
   240,
@@ -119,48 +127,48 @@ CENTRE = Framing(
   (clevr.CROP_COLUMNS.start, clevr.CROP_COLUMNS.stop),
 )
 WHOLE = Framing(480, 320, (0, 320), (0, 480))
-# Where the public generator counts the pixels of an object.
+# The photograph in which the public generator counts the pixels of objects.
 COUNTED = Framing(320, 240, (0, 240), (0, 320))
 
 
 def render(
   scenes: Scenes, *, framing: Framing, image_size: int, samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Draws scenes; an image depends on its own scene alone.
+  """Draws scenes. An image depends only on its own scene.
 
-  The samples of a pixel lie as near as the pixels of a photograph, even where
-  the image has fewer: that is how images resized without antialiasing look
-  (`clevr.frame`).
+  The samples of a pixel are as close together as the pixels of a photograph,
+  even if the image has fewer pixels. The image therefore looks like a
+  photograph resized without antialiasing, see `clevr.frame`.
 
   Args:
-    scenes: N of them.
-    framing: what of a photograph becomes the square image.
-    image_size: S.
-    samples: rays per pixel.
+    scenes: N scenes.
+    framing: the part of a photograph that becomes the square image.
+    image_size: side S of the image, in pixels.
+    samples: number of rays per pixel.
 
   Returns:
-    Images, uint8 [N, S, S, 3]; and what the ray through the centre of each
-    pixel meets, uint8 [N, S, S]: 0 the ground, m + 1 object m.
+    Images uint8 [N, S, S, 3] and segments uint8 [N, S, S]. A segment says what
+    the ray through the centre of the pixel hits: 0 the ground, m + 1 object m.
   """
   options = {"framing": framing, "image_size": image_size, "samples": samples}
   return _map_scenes(_compiled(_draw, **options), scenes)
 
 
 def count_pixels(scenes: Scenes) -> np.ndarray:
-  """Pixels that objects show in a photograph of 320x240, int32 [N, M]."""
+  """Counts the pixels of each object in a 320x240 photograph, int32 [N, M]."""
   return _map_scenes(_compiled(_count_pixels), scenes)
 
 
 def project(
   camera: np.ndarray, points: np.ndarray, *, width: int, height: int
 ) -> np.ndarray:
-  """Where a photograph shows points.
+  """Projects points to a photograph.
 
   Args:
-    camera: [3].
+    camera: [3], position of the camera.
     points: [P, 3].
-    width: of the photograph, pixels.
-    height: of the photograph, pixels.
+    width: width of the photograph, in pixels.
+    height: height of the photograph, in pixels.
 
   Returns:
     [P, 3]: column, row, and distance along the camera's axis.
@@ -183,17 +191,18 @@ def _chunk_rays():
 
 @functools.cache
 def _compiled(draw, **options):
-  """Compiles for one scene on the CPU, for many at once elsewhere.
+  """Compiles a function for one scene on a CPU, for many scenes elsewhere.
 
-  With one scene at a time branches are real: objects and shapes that no ray of
-  a chunk comes near are skipped. An accelerator needs more rays than that.
+  Without a batch of scenes, `jax.lax.cond` executes only one branch, so a CPU
+  skips objects that no ray of a chunk comes near. An accelerator needs many
+  scenes to be busy.
   """
   draw = functools.partial(draw, **options)
   return jax.jit(draw if _is_cpu() else jax.vmap(draw))
 
 
 def _map_scenes(draw, scenes):
-  """Applies a function from `_compiled` to N scenes; NumPy arrays."""
+  """Applies a function from `_compiled` to N scenes, in NumPy arrays."""
   num_scenes = len(scenes.num_objects)
 
   def draw_part(part):
@@ -203,7 +212,7 @@ def _map_scenes(draw, scenes):
     with ThreadPoolExecutor(os.cpu_count()) as threads:
       drawn = list(threads.map(draw_part, range(num_scenes)))
     return jax.tree.map(lambda *arrays: np.stack(arrays), *drawn)
-  # Batches of one size; the last scene fills up.
+  # All batches have one size. The last scene fills up the last batch.
   starts = range(0, num_scenes, ACCELERATOR_BATCH)
   parts = [np.arange(start, start + ACCELERATOR_BATCH) for start in starts]
   drawn = [draw_part(part.clip(max=num_scenes - 1)) for part in parts]
@@ -213,9 +222,9 @@ def _map_scenes(draw, scenes):
 
 
 class _Vector(NamedTuple):
-  """R vectors, an array [R] (or a number) for each axis.
+  """R vectors, with an array [R] or a number for each axis.
 
-  Arrays [R, 3] would be slower: they keep XLA from vectorising over the rays.
+  Arrays [R, 3] are slower, because XLA does not vectorise them over the rays.
   """
 
   x: jax.Array
@@ -247,7 +256,7 @@ class _Vector(NamedTuple):
     return self * jax.lax.rsqrt(jnp.maximum(self.dot(self), 1e-20))
 
   def turned(self, cos, sin):
-    """Turned about the vertical."""
+    """Rotates the vectors about the vertical axis."""
     return _Vector(
       cos * self.x - sin * self.y, sin * self.x + cos * self.y, self.z
     )
@@ -266,16 +275,20 @@ def _select(condition, a, b):
 
 
 class _World(NamedTuple):
-  """A scene as the rays need it.
+  """One scene in the form that the ray tracer uses.
 
   Attributes:
-    centers, radii, rotations, shapes: of the objects, [M, 3], [M], [M], [M].
-    colors: [M + 1, 3]; the last is the ground's.
-    materials: int [M + 1], as in `clevr.PROPERTIES`; -1 for the ground.
-    num_objects: how many of the places are filled.
-    lights: [4, 3].
+    centers: [M, 3], centres of the objects.
+    radii: [M], half the extent of the objects.
+    rotations: [M], rotations of the objects.
+    shapes: int [M], shapes of the objects.
+    colors: [M + 1, 3], colours of the objects and of the ground.
+    materials: int [M + 1], materials of the objects as in `clevr.PROPERTIES`;
+      -1 for the ground.
+    num_objects: number of objects.
+    lights: [4, 3], positions of the lights.
     facing: [4, 3], directions from the lights to the origin.
-    sideways: two arrays [4, 3], halves of the lights' sides.
+    sideways: two arrays [4, 3], half of each of two sides of the lights.
   """
 
   centers: jax.Array
@@ -296,11 +309,13 @@ class _Rays(NamedTuple):
   Attributes:
     origin: _Vector.
     direction: _Vector of length 1.
-    weight: _Vector, of their radiance in that of the pixel.
+    weight: _Vector, factor of the radiance of the ray in that of the pixel, one
+      for each colour.
     noise: two arrays [R], uniform in [0, 1).
-    is_alive: bool [R].
-    sees_lights: bool [R]; the camera does not, nor do reflections in the rough
-      layer, which gets the same light by shadow rays.
+    is_alive: bool [R], whether the ray is traced.
+    sees_lights: bool [R], whether the ray sees the lights themselves. Rays from
+      the camera do not, as in the public generator. Rays from rough metal do
+      not either, since shadow rays measure that light.
   """
 
   origin: _Vector
@@ -312,15 +327,15 @@ class _Rays(NamedTuple):
 
 
 class _Surface(NamedTuple):
-  """Where rays end.
+  """The surfaces that R rays hit.
 
   Attributes:
-    point: _Vector, a little above the surface.
-    normal: _Vector.
-    color: _Vector.
-    index: int [R], of the object; M for the ground.
-    material: int [R].
-    is_hit: bool [R].
+    point: _Vector, slightly above the surface.
+    normal: _Vector, normal of the surface.
+    color: _Vector, colour of the surface.
+    index: int [R], index of the object; M for the ground.
+    material: int [R], material of the surface as in `_World`.
+    is_hit: bool [R], whether the ray hits anything.
   """
 
   point: _Vector
@@ -352,8 +367,8 @@ def _make_world(scene):
   )
 
 
-# The shapes, of half extent 1: the distance of a point outside to the surface,
-# and the gradient of that distance.
+# Each shape, with half extent 1, is a function of points outside of it. It
+# returns their distance to the surface and the gradient of that distance.
 
 
 def _cube(point):
@@ -381,8 +396,8 @@ def _cylinder(point):
   )
 
 
-# In the order of clevr.PROPERTIES: the surface, the radius of the sphere around
-# it, and the steps of Newton's method from there.
+# In the order of clevr.PROPERTIES: the shape, the radius of the sphere around
+# it, and the number of steps of Newton's method from that sphere.
 SHAPES = (
   (_cube, 3**0.5 * (1 - CUBE_BEVEL) + CUBE_BEVEL, 6),
   (_sphere, 1.0, 1),
@@ -391,11 +406,14 @@ SHAPES = (
 
 
 def _enter(surface, num_steps, origin, direction, start):
-  """Where rays [R] enter a shape: place on the ray, FAR for none; and normal.
+  """Finds where rays [R] enter a shape.
 
-  The distance to a convex body is convex along a ray, so Newton's method from
-  outside comes nearer with each step and never passes the surface; a ray that
-  misses turns away from it at some step.
+  The distance to a convex body is convex along a ray. Newton's method therefore
+  approaches the surface from outside and never passes it. For a ray that
+  misses, the distance grows along the ray at some step.
+
+  Returns:
+    The distance along the ray, FAR if it misses, and the normal.
   """
   place = start
   for _ in range(num_steps):
@@ -406,15 +424,19 @@ def _enter(surface, num_steps, origin, direction, start):
 
 
 def _visit(world, origin, direction, reach, update, state):
-  """Updates the state by each object that any ray may enter within its reach.
+  """Calls `update` for each object that any of the rays may hit.
 
   Args:
     world: _World.
-    origin: _Vector.
-    direction: _Vector.
-    reach: state -> [R], how far along the rays to look.
-    update: state, index of the object, place on the ray, normal -> state.
-    state: to start with.
+    origin: _Vector, origin of the rays.
+    direction: _Vector, direction of the rays.
+    reach: function from the state to [R], how far along the rays to look.
+    update: function of the state, the index of the object, the distance along
+      the rays and the normal, which returns the next state.
+    state: initial state.
+
+  Returns:
+    The final state.
   """
 
   def visit(i, state):
@@ -444,15 +466,18 @@ def _visit(world, origin, direction, reach, update, state):
 
 
 def _hit_ground(origin, direction):
-  """Where rays meet the ground: place on the ray, FAR for none; and normal.
+  """Finds where rays hit the ground.
 
-  The ground is flat up to GROUND_BEND behind the origin, rises as a parabola
-  from there, and ends in a wall.
+  The ground is flat up to GROUND_BEND behind the origin, then rises as a
+  parabola, and ends in a wall.
+
+  Returns:
+    The distance along the ray, FAR if it misses, and the normal.
   """
   start = origin.dot(_Vector(*BEHIND)) - GROUND_BEND
   speed = direction.dot(_Vector(*BEHIND))
   flat = -origin.z / jnp.minimum(direction.z, -1e-9)
-  # The last root of a place**2 + b place + c.
+  # The largest root of a place**2 + b place + c.
   a = jnp.maximum(GROUND_CURVATURE * speed * speed, 1e-9)
   b = 2 * GROUND_CURVATURE * start * speed - direction.z
   c = GROUND_CURVATURE * start * start - origin.z
@@ -475,7 +500,7 @@ def _hit_ground(origin, direction):
 
 
 def _first_hit(world, rays):
-  """Where rays end: place on the ray and _Surface."""
+  """Finds what rays hit: distance along the ray, and _Surface."""
 
   def update(nearest, i, place, normal):
     return _select(place < nearest[0], (place, normal, i), nearest)
@@ -500,10 +525,19 @@ def _first_hit(world, rays):
 
 
 def _light_of_lamps(world, surface, view, noise):
-  """Radiance that surfaces send to the view by each light, _Vector.
+  """Computes the radiance of surfaces by the direct light of all lights.
 
-  Diffuse, and for the gloss of rubber and the rough layer of metal the
-  microfacets of Walter et al. (2007), GGX.
+  It has a diffuse part. The gloss of rubber and the rough layer of metal use
+  the GGX microfacets of Walter et al. (2007).
+
+  Args:
+    world: _World.
+    surface: _Surface.
+    view: _Vector, direction from the surfaces to the viewer.
+    noise: two arrays [R], which select a point of each lamp.
+
+  Returns:
+    _Vector.
   """
   is_metal, is_rubber = surface.material == 1, surface.material == 0
   rough, rough_share = METAL_LAYERS[1]
@@ -551,9 +585,9 @@ def _light_of_lamps(world, surface, view, noise):
 
 
 def _light_of_surroundings(world, surface):
-  """Estimate of what diffuse surfaces send of the light of others, _Vector.
+  """Approximates the radiance of diffuse surfaces by indirect light, _Vector.
 
-  The ground glows below, and objects do as spheres that hide the ground.
+  The ground glows from below. Objects glow as spheres that hide the ground.
   """
 
   def add_object(i, state):
@@ -576,7 +610,7 @@ def _light_of_surroundings(world, surface):
 
 
 def _seen_lights(world, rays, reach):
-  """Radiance of the lights themselves that rays see before reach, _Vector."""
+  """Computes the radiance of the lights that rays see within reach, _Vector."""
 
   def add_light(k, radiance):
     facing = _row(world.facing, k)
@@ -595,7 +629,7 @@ def _seen_lights(world, rays, reach):
 
 
 def _trace(world, rays):
-  """Radiance that rays bring to their pixels, and the _Surface they end at."""
+  """Computes the radiance that rays add to their pixels, and their _Surface."""
   place, surface = _first_hit(world, rays)
   view = rays.direction * -1.0
   radiance = _light_of_lamps(world, surface, view, rays.noise)
@@ -606,10 +640,10 @@ def _trace(world, rays):
 
 
 def _reflect(rays, surface, roughness):
-  """The rays that metal sends on, off random facets (GGX) if it is rough."""
+  """Returns the rays that metal reflects, by random GGX facets if rough."""
   u, v = rays.noise
   normal = surface.normal
-  # Some direction along the surface, then a random one.
+  # A fixed direction along the surface is rotated by a random angle.
   along = _Vector(normal.y, normal.z, normal.x).cross(normal).normalized()
   turn = 2 * np.pi * v
   along = along * jnp.cos(turn) + normal.cross(along) * jnp.sin(turn)
@@ -628,9 +662,9 @@ def _reflect(rays, surface, roughness):
 
 
 def _reflected_light(world, rays, surface):
-  """Radiance that rays [R] bring from reflections in metal, _Vector.
+  """Computes the radiance that rays [R] get by reflections in metal, _Vector.
 
-  Few of the rays meet metal; gathered, those fill few chunks.
+  Few rays hit metal. They are gathered, so that they fill only few chunks.
   """
   num_rays, chunk_rays = len(surface.is_hit), _chunk_rays()
   is_metal = surface.is_hit & (surface.material == 1)
@@ -668,14 +702,14 @@ def _reflected_light(world, rays, surface):
 
 
 def _camera_axes(camera):
-  """Unit vectors to the right, up and forward of a camera."""
+  """Returns the unit vectors to the right, up and forward of a camera."""
   forward = (camera * -1.0).normalized()
   rightward = forward.cross(_Vector(0.0, 0.0, 1.0)).normalized()
   return rightward, rightward.cross(forward), forward
 
 
 def _camera_rays(camera, framing, rows, columns, noise):
-  """Rays from a camera [3] through rows and columns [R] of the photograph."""
+  """Makes rays from a camera [3] through rows and columns [R]."""
   camera = _Vector(*camera)
   rightward, upward, forward = _camera_axes(camera)
   scale = 2 * np.tan(FIELD_OF_VIEW / 2) / framing.width
@@ -693,11 +727,11 @@ def _camera_rays(camera, framing, rows, columns, noise):
 
 
 def _pixels(framing, num_rows, num_columns):
-  """A grid over the frame, tile by tile, so that near pixels stay together.
+  """Orders the pixels of an image by tiles, so that near pixels are together.
 
   Returns:
-    Numbers of the pixels, row by row, int [num_rows * num_columns]; and the
-    rows and columns of their centres in the photograph, likewise.
+    Three arrays [num_rows * num_columns]: the index of each pixel in the image,
+    and the row and column of its centre in the photograph.
   """
   row, column = np.divmod(np.arange(num_rows * num_columns), num_columns)
   order = np.lexsort((column, row, column // TILE_SIZE, row // TILE_SIZE))
@@ -708,7 +742,7 @@ def _pixels(framing, num_rows, num_columns):
 
 
 def _map_chunks(function, rays):
-  """Applies a function of rays to one chunk at a time."""
+  """Applies a function of rays to one chunk of rays after another."""
   num_rays, chunk_rays = len(rays.is_alive), _chunk_rays()
   num_chunks = -(-num_rays // chunk_rays)
 
@@ -721,7 +755,7 @@ def _map_chunks(function, rays):
 
 
 def _count_pixels(scene):
-  """Pixels of each place of one scene, int32 [M]."""
+  """Counts the pixels of each object of one scene, int32 [M]."""
   world = _make_world(scene)
   _, rows, columns = _pixels(COUNTED, COUNTED.height, COUNTED.width)
   noise = jnp.zeros(len(rows)), jnp.zeros(len(rows))
@@ -731,12 +765,12 @@ def _count_pixels(scene):
 
 
 def _draw(scene, *, framing, image_size, samples):
-  """Image uint8 [S, S, 3] and segments uint8 [S, S] of one scene."""
+  """Draws image uint8 [S, S, 3] and segments uint8 [S, S] of one scene."""
   world = _make_world(scene)
   order, rows, columns = _pixels(framing, image_size, image_size)
-  # Samples lie on a plane sequence of low discrepancy (Roberts, 2018); the
-  # first is the centre of the pixel. Noise is the same sequence, shifted by
-  # some random step in each pixel.
+  # The samples form a two-dimensional low-discrepancy sequence (Roberts, 2018)
+  # that starts at the centre of the pixel. The noise is the same sequence,
+  # shifted by a random offset in each pixel.
   steps = np.arange(samples) * np.array([[0.7548776662], [0.5698402910]])
   offset = PIXEL_WIDTH * ((0.5 + steps) % 1 - 0.5)
   key = jax.random.key(scene.noise_seed)
@@ -754,7 +788,7 @@ def _draw(scene, *, framing, image_size, samples):
   place = np.argsort(order)
   linear = jnp.stack(radiance, -1).reshape(-1, samples, 3)[place]
   linear = jnp.minimum(linear, 1).mean(1)
-  # The curve of sRGB.
+  # The transfer function of sRGB.
   image = jnp.where(
     linear < 0.0031308,
     12.92 * linear,

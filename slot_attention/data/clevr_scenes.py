@@ -1,11 +1,11 @@
-"""Procedural CLEVR: scenes placed by the rules of the public generator.
+"""Procedural CLEVR: random scenes by the rules of the public generator.
 
-Objects of random size, shape, colour and material lie on the ground, neither
-too near to each other nor so that left and right or front and behind would be
-in doubt, and none of them nearly hidden (Johnson et al., 2017).
-`clevr_renderer` draws them.
+Objects of random size, shape, colour and material lie on the ground. They keep
+a minimal distance from each other, also along the directions left-right and
+front-behind, and none of them is almost hidden (Johnson et al., 2017).
+`clevr_renderer` draws the scenes.
 
-Letters in shapes: N scenes, M = 10 places for objects, S side of the image.
+Letters in shapes: N scenes, M = 10 rows for objects, S side of the image.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from slot_attention.data import clevr, clevr_renderer
 
 CHUNK_SIZE = 100
 
-# Lengths in CLEVR's units.
+# Lengths are in CLEVR's units.
 MAX_COORDINATE = 3.0
 MIN_DISTANCE = 0.25  # Between the circles around two objects.
-MIN_MARGIN = 0.4  # Between two centres, to the left and to the front.
-MAX_TRIES = 50  # For a place of each object, before the scene starts over.
-MIN_PIXELS = 200  # Of each object in a photograph of 320x240.
+MIN_MARGIN = 0.4  # Between two centres, along left-right and front-behind.
+MAX_TRIES = 50  # Random positions for an object before the scene starts over.
+MIN_PIXELS = 200  # Visible pixels of each object in an image of 320x240.
 
 CAMERA = (7.4811, -6.5076, 5.3437)
-CAMERA_JITTER = 0.5  # Uniform up to this, both ways on every axis.
+CAMERA_JITTER = 0.5  # Uniform within plus or minus this, on every axis.
 LAMPS = (
   (6.4467, -2.9052, 4.2584),
   (-4.6711, -4.0136, 3.0112),
@@ -35,7 +35,7 @@ LAMPS = (
 )
 LAMP_JITTER = 1.0
 
-# As seen from the camera before its jitter, along the ground.
+# Unit vectors along the ground, as seen from the camera without its jitter.
 DIRECTIONS = {
   "right": (0.6563113, 0.7544903, 0.0),
   "behind": (-0.7544903, 0.6563113, 0.0),
@@ -44,7 +44,8 @@ DIRECTIONS = {
   "front": (0.7544903, -0.6563113, 0.0),
   "below": (0.0, 0.0, -1.0),
 }
-# How far one centre must be from another that way to be called so.
+# An object is, for example, left of another one if its centre is at least this
+# far to the left of the other centre.
 RELATION_MARGIN = 0.2
 
 
@@ -55,23 +56,24 @@ def sample(
   min_objects: int = 3,
   max_objects: int = clevr.MAX_OBJECTS,
 ) -> clevr_renderer.Scenes:
-  """Draws scenes at random.
+  """Samples scenes at random.
 
-  The number of objects, the camera and the lamps of a scene are drawn once and
-  kept when its objects are placed anew, so crowded scenes are not rarer.
+  If the objects of a scene do not fit or are hidden, they are sampled again,
+  but the number of objects, the camera and the lamps stay. Scenes with many
+  objects are therefore as frequent as others.
 
   Args:
-    numbers: which scenes of the set, N of them; a scene does not depend on the
-      others.
-    seed: of the set.
-    min_objects: the number of objects is uniform from this ...
-    max_objects: ... to this.
+    numbers: the N numbers of the scenes in the data set. A scene depends only
+      on its own number.
+    seed: seed of the data set.
+    min_objects: smallest number of objects in a scene.
+    max_objects: largest number of objects in a scene. The number is uniform.
 
   Returns:
-    Scenes whose places from `num_objects` on are zero.
+    Scenes. The rows after the first `num_objects` are zero.
 
   Raises:
-    ValueError: for numbers of objects that cannot be.
+    ValueError: if min_objects or max_objects is out of range.
   """
   _check_num_objects(min_objects, max_objects)
   done, pending, attempt = {}, list(numbers), 0
@@ -103,25 +105,26 @@ def generate(
   min_objects: int = 3,
   max_objects: int = clevr.MAX_OBJECTS,
 ) -> dict[str, np.ndarray]:
-  """Draws one chunk of the set, N = CHUNK_SIZE examples.
+  """Makes one chunk of the data set, N = CHUNK_SIZE examples.
 
-  Example i of the set depends on the seed and the options alone.
+  An example depends only on its number, the seed and the options.
 
   Args:
     chunk: number of the chunk, from 0.
-    seed: of the set.
-    crop: whether to draw the centre of a photograph of 320x240, as for object
-      discovery, or all of one of 480x320, squashed (E.1, E.2).
-    image_size: S.
-    samples: rays per pixel.
-    min_objects: fewest objects of a scene.
-    max_objects: most objects of a scene; all numbers are as frequent.
+    seed: seed of the data set.
+    crop: True draws the central crop of a 320x240 image, as for object
+      discovery. False draws a whole 480x320 image, squashed (E.1, E.2).
+    image_size: side S of the images, in pixels.
+    samples: number of rays per pixel.
+    min_objects: smallest number of objects in a scene.
+    max_objects: largest number of objects in a scene. The number is uniform.
 
   Returns:
-    images: uint8 [N, S, S, 3];
-    segments: uint8 [N, S, S], 0 for the ground, m + 1 for object m;
-    targets: float32 [N, M, 19], see `clevr.encode_targets`; an object outside
-      the image has targets like any other.
+    A dict of
+      images: uint8 [N, S, S, 3];
+      segments: uint8 [N, S, S], 0 for the ground, m + 1 for object m;
+      targets: float32 [N, M, 19], see `clevr.encode_targets`. Objects outside
+        the crop have targets too.
   """
   scenes = sample(
     range(chunk * CHUNK_SIZE, (chunk + 1) * CHUNK_SIZE),
@@ -165,16 +168,16 @@ def _check_num_objects(min_objects, max_objects):
 def annotations(
   scenes: clevr_renderer.Scenes, *, width: int = 480, height: int = 320
 ) -> list[dict[str, Any]]:
-  """Describes scenes with the fields of CLEVR's scene files.
+  """Describes scenes by the fields of CLEVR's scene files.
 
   Args:
-    scenes: N of them.
-    width: of the photograph that pixel_coords (column, row, and distance along
-      the camera's axis) are of.
-    height: of that photograph.
+    scenes: N scenes.
+    width: width in pixels of the image to which the field pixel_coords refers:
+      column, row, and distance along the camera's axis.
+    height: height of that image in pixels.
 
   Returns:
-    For each scene a dict of what JSON can hold.
+    For each scene, a dict that can be written as JSON.
   """
   described = []
   for index in range(len(scenes.num_objects)):
@@ -212,7 +215,7 @@ def annotations(
 
 
 def _relationships(coords):
-  """For each direction and object those that lie that way from it."""
+  """Lists, for each direction and object, the objects in that direction."""
   offsets = coords - coords[:, None]
   return {
     name: [
@@ -225,7 +228,7 @@ def _relationships(coords):
 
 
 def _sample_scene(seed, number, attempt, min_objects, max_objects):
-  """One scene, which may yet be rejected; no axis N."""
+  """Samples one scene, without the axis N, which may be rejected later."""
   rng = np.random.default_rng([seed, number])
   num_objects = rng.integers(min_objects, max_objects + 1)
   camera = CAMERA + rng.uniform(-CAMERA_JITTER, CAMERA_JITTER, 3)
@@ -258,7 +261,7 @@ def _sample_scene(seed, number, attempt, min_objects, max_objects):
 
 
 def _place_objects(rng, num_objects):
-  """Sizes int [num_objects] and centres float [num_objects, 3]."""
+  """Samples sizes int [num_objects] and centres float [num_objects, 3]."""
   axes = np.array([DIRECTIONS["left"], DIRECTIONS["front"]]).T[:2]
   sizes, places = [], []
   while len(places) < num_objects:

@@ -1,30 +1,33 @@
 """Procedural Multi-dSprites: squares, ellipses and hearts that overlap.
 
-One to five sprites lie on a background of one colour, in the three variants of
-the multi-object datasets (Kabra et al., 2019). Shapes, positions, orientations
-and scales are those of dSprites (Matthey et al., 2017): 32 x 32 positions, 40
-orientations, 6 scales, and hard edges. A pixel belongs to a sprite if its
-centre does; every sprite lies wholly inside the image.
-
-The outlines were fitted to public dSprites frames. Redrawn, those differ per
-image by 0.2 pixels in squares, 1.0 in ellipses, 0.7 in hearts.
+One to five sprites lie on a background of one colour. There are three variants,
+as in the multi-object datasets (Kabra et al., 2019):
 
   binarized             2 to 3 white sprites on black, one channel
-  colored_on_grayscale  2 to 5 sprites on a grey
-  colored_on_colored    1 to 4 sprites on a colour
+  colored_on_grayscale  2 to 5 sprites on a grey background
+  colored_on_colored    1 to 4 sprites on a coloured background
 
-How the original drew its scenes is not published beyond this list. Here:
-  - the number of sprites is uniform over its range, and so are shape, position,
-    orientation and scale, independent of each other;
-  - of two sprites that overlap, the later one is on top;
-  - a scene in which a sprite is wholly hidden is drawn again with the same
-    number of sprites (5 % of those with five), so every sprite has at least
-    one visible pixel;
-  - the colours on grey are uniform in hue, and in saturation and value from
-    0.5 to 1 (HSV), the greys uniform from 0 to 255; in colored_on_colored the
-    sprites and the background are uniform in RGB. Two of them may look alike.
+Shapes, positions, orientations and scales are those of dSprites (Matthey et
+al., 2017): 32 x 32 positions, 40 orientations, 6 scales, and hard edges. A
+pixel belongs to a sprite if its centre is inside the sprite. Every sprite is
+entirely inside the image. The outlines were fitted to public dSprites images.
+Compared with these, drawn sprites differ on average by 0.2 pixels per image
+(squares), 1.0 (ellipses) and 0.7 (hearts).
 
-Letters in shapes: N scenes, P places for sprites (the most of the variant),
+The distribution of the original scenes is not published beyond this list. Here
+it is as follows:
+  - The number of sprites, the shape, position, orientation and scale of each
+    are uniform and independent.
+  - Where two sprites overlap, the later one is on top.
+  - If a sprite is entirely hidden, the scene is sampled again with the same
+    number of sprites, so that every sprite has a visible pixel. This happens in
+    5 % of the scenes with five sprites.
+  - In colored_on_grayscale, hue is uniform, saturation and value are uniform
+    from 0.5 to 1 (HSV), and the grey is uniform from 0 to 255. In
+    colored_on_colored, sprites and background are uniform in RGB. Two colours
+    can be similar.
+
+Letters in shapes: N scenes, P rows for sprites (the variant's largest number),
 C channels.
 """
 
@@ -35,7 +38,7 @@ import numpy as np
 from slot_attention.checks import check_choice
 
 VARIANTS = ("binarized", "colored_on_grayscale", "colored_on_colored")
-# The fewest and the most sprites of a scene.
+# Smallest and largest number of sprites in a scene.
 NUM_SPRITES = {
   "binarized": (2, 3),
   "colored_on_grayscale": (2, 5),
@@ -44,21 +47,21 @@ NUM_SPRITES = {
 CHUNK_SIZE = 1_000
 
 IMAGE_SIZE = 64
-# Codes of dSprites; 0 is a place without a sprite.
+# The codes of dSprites; 0 is a row without a sprite.
 SQUARE, ELLIPSE, HEART = SHAPES = (1, 2, 3)
-# Centres along either axis, in pixels from the edge of the image.
+# Positions of a centre along each axis, in pixels from the edge of the image.
 POSITIONS = 16 + 32 * np.linspace(0, 1, 32)
-# Anticlockwise on the screen, radians. The last one is the first again, as in
-# dSprites.
+# In radians, counter-clockwise on the screen. As in dSprites, the last one is
+# the same as the first one.
 ORIENTATIONS = np.linspace(0, 2 * np.pi, 40)
 SCALES = np.linspace(0.5, 1, 6)
 
 # Outlines at scale 1, in pixels.
 SQUARE_HALF_SIDE = 9.6
 ELLIPSE_HALF_AXES = (12.75, 7.25)
-# Distance of the heart's outline from its centre in hundredths of a pixel, in
-# 180 directions: bin i is centred at -180 + 2 i + 1 degrees, clockwise on the
-# screen from rightwards.
+# Distance of the heart's outline from its centre in 180 directions, given in
+# hundredths of a pixel. Direction i is -180 + 2 i + 1 degrees, clockwise on the
+# screen, where 0 degrees points to the right.
 HEART_RADII = np.array([
   828, 840, 869, 886, 903, 925, 941, 957, 992, 1002, 1032, 1032,
   1056, 1075, 1079, 1089, 1102, 1120, 1120, 1120, 1120, 1120, 1115, 1120,
@@ -77,18 +80,18 @@ HEART_RADII = np.array([
   628, 660, 660, 682, 682, 704, 724, 724, 752, 771, 791, 809,
 ]) / 100  # fmt: skip
 
-# No outline reaches farther than a corner of the square, 13.6 pixels, so a
-# sprite lies within so many pixels of the one that holds its centre.
+# A corner of the square, 13.6 pixels from the centre, is the farthest point of
+# all outlines. A sprite is therefore within REACH pixels of its central pixel.
 REACH = 14
 
 
 class Scenes(NamedTuple):
-  """What is to be drawn; places without a sprite are the last ones of a scene.
+  """Scenes to draw. The rows without a sprite are the last ones of a scene.
 
   Attributes:
     shapes: int64 [N, P], a code of `SHAPES`, or 0 for no sprite.
-    columns: int64 [N, P], index of the centre's x in `POSITIONS`.
-    rows: int64 [N, P], index of the centre's y in `POSITIONS`, downwards.
+    columns: int64 [N, P], index in `POSITIONS` of the centre's x.
+    rows: int64 [N, P], index in `POSITIONS` of the centre's y, downwards.
     orientations: int64 [N, P], index in `ORIENTATIONS`.
     scales: int64 [N, P], index in `SCALES`.
     colors: uint8 [N, P, C].
@@ -107,15 +110,15 @@ class Scenes(NamedTuple):
 def sample(
   rng: np.random.Generator, num_scenes: int, *, variant: str
 ) -> Scenes:
-  """Draws scenes at random, every sprite of them visible.
+  """Samples scenes in which every sprite is visible.
 
   Args:
     rng: the only source of randomness.
-    num_scenes: N.
+    num_scenes: number of scenes N.
     variant: one of `VARIANTS`.
 
   Raises:
-    ValueError: for another variant.
+    ValueError: if the variant does not exist.
   """
   check_choice("variant", variant, VARIANTS)
   fewest, most = NUM_SPRITES[variant]
@@ -134,8 +137,10 @@ def render(scenes: Scenes) -> dict[str, np.ndarray]:
   """Draws scenes.
 
   Returns:
-    images: uint8 [N, 64, 64, C];
-    segments: uint8 [N, 64, 64], 0 background, p for sprite p.
+    A dict of
+      images: uint8 [N, 64, 64, C];
+      segments: uint8 [N, 64, 64], 0 for background, p for sprite p, counted
+        from 1.
   """
   segments = _segments(scenes)
   palette = np.concatenate([scenes.backgrounds[:, None], scenes.colors], axis=1)
@@ -144,16 +149,16 @@ def render(scenes: Scenes) -> dict[str, np.ndarray]:
 
 
 def generate(chunk: int, *, seed: int, variant: str) -> dict[str, np.ndarray]:
-  """Draws the `CHUNK_SIZE` examples of one chunk, as `render` returns them.
+  """Makes the `CHUNK_SIZE` examples of one chunk, as returned by `render`.
 
-  They depend on (seed, chunk, variant) alone.
+  They depend only on seed, chunk and variant.
   """
   rng = np.random.default_rng([seed, chunk])
   return render(sample(rng, CHUNK_SIZE, variant=variant))
 
 
 def _sample_any(rng, num_sprites, variant):
-  """Scenes with [N] sprites each, hidden ones among them."""
+  """Samples scenes with [N] sprites, some of which may be hidden."""
   _, most = NUM_SPRITES[variant]
   shape = (len(num_sprites), most)
   shapes = rng.choice(SHAPES, shape)
@@ -171,7 +176,7 @@ def _sample_any(rng, num_sprites, variant):
 
 
 def _sample_colors(rng, shape, variant):
-  """Colours [N, P, C] and backgrounds [N, C]."""
+  """Samples colours [N, P, C] and backgrounds [N, C]."""
   if variant == "binarized":
     colors = np.full((*shape, 1), 255, np.uint8)
     backgrounds = np.zeros((shape[0], 1), np.uint8)
@@ -188,8 +193,8 @@ def _sample_colors(rng, shape, variant):
 
 
 def _rgb(hue, saturation, value):
-  """Hue, saturation and value from 0 to 1 as uint8 [..., 3]."""
-  # Each channel is bright over a third of the hues, around red, green, blue.
+  """Converts hue, saturation and value from 0 to 1 to RGB uint8 [..., 3]."""
+  # Each channel is at its maximum over a third of the hues, around its colour.
   turn = (hue[..., None] + np.array([0, 2 / 3, 1 / 3])) % 1
   brightness = np.clip(np.abs(6 * turn - 3) - 1, 0, 1)
   channels = 1 - saturation[..., None] * (1 - brightness)
@@ -197,7 +202,7 @@ def _rgb(hue, saturation, value):
 
 
 def _segments(scenes):
-  """Which sprite each pixel shows, uint8 [N, 64, 64]."""
+  """Returns the sprite that each pixel shows, uint8 [N, 64, 64]."""
   num_scenes, num_places = scenes.shapes.shape
   segments = np.zeros((num_scenes, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
   window = np.arange(-REACH, REACH + 1)
@@ -210,7 +215,7 @@ def _segments(scenes):
       angle = ORIENTATIONS[scenes.orientations[drawn, p], None]
       scale = SCALES[scenes.scales[drawn, p], None]
       cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
-      # Pixel centres in the sprite's own coordinates, at scale 1.
+      # Pixel centres in the coordinates of the sprite at scale 1.
       dx, dy = columns + 0.5 - x, rows + 0.5 - y
       u = (cos * dx)[:, None, :] - (sin * dy)[:, :, None]
       v = (sin * dx)[:, None, :] + (cos * dy)[:, :, None]
@@ -221,7 +226,7 @@ def _segments(scenes):
 
 
 def _has_hidden_sprite(scenes):
-  """Whether a sprite shows no pixel, bool [N]."""
+  """Returns whether a scene has a sprite without a visible pixel, bool [N]."""
   num_scenes, num_places = scenes.shapes.shape
   visible = np.zeros((num_scenes, num_places + 1), bool)
   visible[np.arange(num_scenes)[:, None, None], _segments(scenes)] = True
@@ -239,7 +244,7 @@ def _in_ellipse(u, v):
 
 def _in_heart(u, v):
   size = len(HEART_RADII)
-  # Between the centres of two bins the outline runs evenly.
+  # The radius is interpolated linearly between two directions.
   place = (np.arctan2(v, u) / (2 * np.pi) + 0.5) * size - 0.5
   before = np.floor(place).astype(int)
   part = place - before

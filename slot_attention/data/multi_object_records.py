@@ -1,13 +1,12 @@
 """Downloads and reads the multi-object TFRecords (Kabra et al., 2019).
 
-https://github.com/google-deepmind/multi_object_datasets. A file is a GZIP
-stream of TFRecords, each a tf.train.Example: images, masks and codes are lists
-of one-byte strings, with one mask of 0 and 255 per entity; the other factors
-are floats. Reading needs TensorFlow, which is imported inside the function that
-reads.
+See https://github.com/google-deepmind/multi_object_datasets. A file is a GZIP
+stream of TFRecords, each of which is a tf.train.Example. Images, masks and
+codes are lists of one-byte strings. Every entity has a mask of 0 and 255. The
+other factors are floats. Only reading needs TensorFlow.
 
-Letters in shapes: n examples, H and W pixels, C channels, E entities, the
-backgrounds first.
+Letters in shapes: n examples, H and W pixels, C channels, E entities, of which
+the backgrounds come first.
 """
 
 from collections.abc import Iterator
@@ -34,19 +33,19 @@ _MEBIBYTE = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class RecordFormat:
-  """One of the files.
+  """The format of one of the files.
 
   Attributes:
     image_shape: H, W, C.
-    num_entities: E.
-    url: where it is published.
-    gigabytes: its size, roughly.
-    num_examples: in the whole file.
-    floats: factors to their shapes.
-    codes: factors that are class codes, uint8 [E].
-    entity_axis: the axis of the masks that counts entities; 0 for masks
-      [E, H, W, 1], 2 for [H, W, E, 1].
-    num_backgrounds: how many of the entities are no objects.
+    num_entities: number of entities E.
+    url: address of the published file.
+    gigabytes: approximate size of the file.
+    num_examples: number of examples in the file.
+    floats: dict from the names of the float factors to their shapes.
+    codes: names of the factors that are class codes, uint8 [E].
+    entity_axis: axis of the entities in the masks: 0 for masks [E, H, W, 1], 2
+      for masks [H, W, E, 1].
+    num_backgrounds: number of entities that are background.
   """
 
   image_shape: tuple[int, int, int]
@@ -61,7 +60,7 @@ class RecordFormat:
 
   @property
   def mask_shape(self) -> tuple[int, int, int]:
-    """Of all masks, without the last axis of one channel."""
+    """Shape of all masks together, without their last axis of size 1."""
     shape = list(self.image_shape[:2])
     shape.insert(self.entity_axis, self.num_entities)
     return tuple(shape)
@@ -148,28 +147,29 @@ FORMATS = {
 def read(
   path: Path, name: str, start: int, stop: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Reads the examples [start, stop) of a file, in its order.
+  """Reads examples [start, stop) of a file, in their order.
 
   Args:
     path: the file.
-    name: data set, a key of `FORMATS`.
-    start: the first example.
-    stop: the first example not to be read any more.
+    name: name of the data set, a key of `FORMATS`.
+    start: the first example to read.
+    stop: the example after the last one to read.
 
   Returns:
-    An iterator of chunks of `CHUNK_SIZE` examples, fewer in the last one:
-    images: uint8 [n, H, W, C];
-    segments: uint8 [n, H, W], 0 for any background, 1 for the entity after the
-      backgrounds, and so on;
-    and each factor, float32 [n, E, ...] or, for codes, uint8 [n, E]. Of
-    Tetrominoes, `x` is the top row and `y` the left column of a piece, `shape`
-    its code 1 to 19.
+    An iterator of chunks of `CHUNK_SIZE` examples; the last chunk may have
+    fewer. A chunk is a dict of
+      images: uint8 [n, H, W, C];
+      segments: uint8 [n, H, W], 0 for all backgrounds, 1 for the first entity
+        after the backgrounds, and so on;
+      and all factors, float32 [n, E, ...], or uint8 [n, E] if they are codes.
+    For Tetrominoes, x is the top row of a piece, y its left column and shape
+    its code, 1 to 19.
 
   Raises:
-    FileNotFoundError: if there is no such file.
+    FileNotFoundError: if the file does not exist.
     ImportError: by the iterator, if TensorFlow is not installed.
-    ValueError: by the iterator, if the file is truncated, damaged, of another
-      format, or holds fewer examples.
+    ValueError: by the iterator, if the file is truncated, damaged or of another
+      format, or has too few examples.
   """
   if not path.is_file():
     raise FileNotFoundError(f"there is no TFRecord file {path}")
@@ -177,21 +177,21 @@ def read(
 
 
 def download(name: str, folder: Path) -> Path:
-  """Downloads a file, unless it is there already.
+  """Downloads a file unless it exists.
 
-  It has its name at the end only; until then `.partial` is added. A download
-  that was interrupted goes on where it stopped, or begins again if the server
-  cannot do that.
+  Until the file is complete, `.partial` is appended to its name. An interrupted
+  download continues where it stopped, or starts again if the server cannot
+  continue it.
 
   Args:
-    name: data set, a key of `FORMATS`.
-    folder: where to put the file; made if need be.
+    name: name of the data set, a key of `FORMATS`.
+    folder: folder of the file, created if necessary.
 
   Returns:
-    The file's path.
+    The path of the file.
 
   Raises:
-    OSError: without a connection, or without room for the file.
+    OSError: if the connection fails or the disk is full.
   """
   url = FORMATS[name].url
   path = folder / url.rpartition("/")[-1]
@@ -206,15 +206,15 @@ def download(name: str, folder: Path) -> Path:
     held = _size(partial)
     while not _fetch(url, partial):
       if _size(partial) <= held:
-        raise ConnectionError("the connection was cut")
+        raise ConnectionError("the connection was interrupted")
       held = _size(partial)
     partial.rename(path)
   except (OSError, http.client.HTTPException) as error:
     raise OSError(
       f"{url} (about {FORMATS[name].gigabytes:g} GB) cannot be downloaded to"
-      f" {folder}: {getattr(error, 'reason', error)}. What has arrived is kept,"
-      " and the next start goes on from there; or get the file elsewhere and"
-      " give its place as data.path"
+      f" {folder}: {getattr(error, 'reason', error)}. The downloaded part is"
+      " kept, and the same command continues from there. If you have the file,"
+      " set data.path to it instead"
     ) from error
   return path
 
@@ -224,7 +224,7 @@ def _size(path):
 
 
 def _fetch(url, partial):
-  """Appends the rest of a file to its first part; whether all of it came."""
+  """Appends the missing part of a file; returns whether it is complete."""
   start = _size(partial)
   headers = {"Range": f"bytes={start}-"} if start else {}
   request = urllib.request.Request(url, headers=headers)
@@ -236,7 +236,7 @@ def _fetch(url, partial):
         raise
       if error.headers["Content-Range"] == f"bytes */{start}":
         return True
-    partial.unlink()  # Longer than the file: of another one.
+    partial.unlink()  # It is longer than the file, so it is of another file.
     return _fetch(url, partial)
   with response:
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
@@ -247,8 +247,8 @@ def _fetch(url, partial):
     free = shutil.disk_usage(partial.parent).free
     if response.length > free:
       raise OSError(
-        f"{response.length / 1e6:,.1f} MB are to come, but only"
-        f" {free / 1e6:,.1f} MB are free"
+        f"{response.length / 1e6:,.1f} MB are missing, but only"
+        f" {free / 1e6:,.1f} MB are free on the disk"
       )
     with (
       partial.open("ab" if start else "wb") as file,
@@ -264,7 +264,7 @@ def _fetch(url, partial):
           file.write(block)
           progress.update()
       except (ConnectionError, TimeoutError, http.client.HTTPException) as cut:
-        logging.warning("The download of %s was cut: %s", url, cut)
+        logging.warning("The download of %s was interrupted: %s", url, cut)
   return _size(partial) == size
 
 
@@ -274,7 +274,7 @@ def _chunks(examples):
 
 
 def check_tensorflow() -> None:
-  """Raises an ImportError unless TensorFlow, which reads records, is there."""
+  """Raises an ImportError if TensorFlow, which reads records, is missing."""
   try:
     import tensorflow  # noqa: F401
   except ImportError as error:
@@ -303,13 +303,13 @@ def _examples(path, name, start, stop):
     ) from error
   if num_read < stop - start:
     raise ValueError(
-      f"{path} ends before the {stop} examples that data.num_examples asks for:"
-      " it is truncated, or a smaller file"
+      f"{path} has fewer than {stop} examples, the value of data.num_examples:"
+      " it is truncated, or it is a smaller file"
     )
 
 
 def _parse(example, record_format):
-  """One tf.train.Example as arrays."""
+  """Converts a tf.train.Example to arrays."""
   features = example.features.feature
 
   def bytes_of(name, shape):

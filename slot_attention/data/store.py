@@ -1,15 +1,16 @@
 """A prepared data set on disk: a manifest and one .npy file per array.
 
-  DIRECTORY/manifest.json   what it is; files, sizes, checksums
+  DIRECTORY/manifest.json   description, file names, sizes and checksums
   DIRECTORY/images.npy      uint8 [num_examples, H, W, C]
   DIRECTORY/segments.npy    uint8 [num_examples, H, W], 0 is background
-  DIRECTORY/targets.npy     float32 [num_examples, M, P], where there are any
+  DIRECTORY/targets.npy     float32 [num_examples, M, P], if there are targets
 
-The directory appears whole or not at all. It is made in chunks, each a file of
-its own that also appears whole, in the hidden directory .DIRECTORY-partial:
-work that was stopped goes on with the first missing chunk, and processes or
-machines can share the chunks. When the last one is there they are merged.
-Nothing is pickled.
+The examples are made in chunks. Each chunk is one file in the hidden directory
+.DIRECTORY-partial. When all chunks exist, they are merged into DIRECTORY. Both
+chunks and DIRECTORY are written under another name first and then renamed, so
+that they exist only when they are complete. Interrupted work continues with the
+first missing chunk, and several processes or machines can share the chunks. No
+file is pickled.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,12 +37,12 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-  """A prepared data set, opened.
+  """An opened prepared data set.
 
   Attributes:
-    directory: where it lies.
-    description: what it was made from, as given to `write`.
-    arrays: name to memory-mapped array, whose first axis counts the examples.
+    directory: directory of the data set.
+    description: the description that was given to `write`.
+    arrays: dict from name to memory-mapped array [num_examples, ...].
   """
 
   directory: Path
@@ -51,12 +52,12 @@ class Store:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """Some of the examples of a store, as a model sees them.
+  """A part of the examples of a store.
 
   Attributes:
-    arrays: of the store.
-    examples: int [n], which of them.
-    grayscale: whether to give the images as their luminance, one channel.
+    arrays: the arrays of the store.
+    examples: int [n], the examples that belong to the split.
+    grayscale: whether images are converted to luminance, one channel.
   """
 
   arrays: Arrays
@@ -68,7 +69,7 @@ class Split:
 
   @property
   def num_objects(self) -> np.ndarray:
-    """Objects in each image, int [n]; see `count_objects`."""
+    """Number of objects in each image, int [n], see `count_objects`."""
     return count_objects(self.arrays)[self.examples]
 
   @property
@@ -78,7 +79,7 @@ class Split:
     return height, width, 1 if self.grayscale else channels
 
   def take(self, places: np.ndarray) -> Arrays:
-    """Copies of the examples at some places of the split, int [n]."""
+    """Copies the examples at the given positions of the split, int [n]."""
     taken = {
       name: array[self.examples[places]] for name, array in self.arrays.items()
     }
@@ -89,10 +90,11 @@ class Split:
 
 
 def count_objects(arrays: Arrays) -> np.ndarray:
-  """Objects in each image, also those hidden or cut off; int [num_examples].
+  """Counts the objects in each image, int [num_examples].
 
-  Without targets, those hidden behind everything else in an image whose last
-  segment they would be are not known of.
+  Targets also count hidden objects and those outside the image. Without
+  targets, the count is the largest segment id, which misses hidden objects
+  after the last visible one.
   """
   if "targets" in arrays:
     return arrays["targets"][..., -1].sum(axis=1).astype(int)
@@ -100,12 +102,12 @@ def count_objects(arrays: Arrays) -> np.ndarray:
 
 
 class DamagedError(ValueError):
-  """A prepared data set that is not what its manifest says."""
+  """A prepared data set does not agree with its manifest."""
 
   def __init__(self, directory: Path, problem: str):
     super().__init__(
       f"the prepared data set {directory} is damaged: {problem}. Delete that"
-      " folder; it is prepared again at the next start"
+      " folder; the next command prepares it again"
     )
 
 
@@ -119,23 +121,26 @@ def write(
   shard: int = 0,
   num_shards: int = 1,
 ) -> bool:
-  """Makes the chunks that are missing and, when all are there, the data set.
+  """Makes the missing chunks and, if all chunks exist, the data set.
 
   Args:
-    directory: to be made. If another process makes it meanwhile, that one
-      stays.
-    description: JSON values that say what this is.
-    num_examples: of the whole data set.
-    chunk_size: examples in a chunk; the last one may be cut.
-    make_chunks: yields the chunks of the given 0-based numbers, in order.
-    shard: which part of the chunks to make, 0-based.
-    num_shards: in how many parts they are made.
+    directory: directory of the data set. If another process creates it at the
+      same time, that one is kept.
+    description: JSON values that describe the data set.
+    num_examples: number of examples of the data set.
+    chunk_size: number of examples in a chunk. The last chunk is cut if it has
+      too many.
+    make_chunks: function that yields the chunks of the given numbers, counted
+      from 0, in order.
+    shard: which part of the chunks to make, counted from 0.
+    num_shards: number of parts.
 
   Returns:
-    Whether the data set is there. If not, chunks of other shards are missing.
+    Whether the data set exists. If not, chunks of other shards are missing.
 
   Raises:
     OSError: if the disk is full or cannot be written. Finished chunks stay.
+    ValueError: if a chunk has too few examples, or is damaged.
   """
   partial = partial_directory(directory)
   num_chunks = -(-num_examples // chunk_size)
@@ -179,7 +184,7 @@ def write(
 
 
 def partial_directory(directory: Path) -> Path:
-  """Where the chunks of an unfinished data set lie."""
+  """Returns the directory of the chunks of an unfinished data set."""
   return directory.with_name(f".{directory.name}-partial")
 
 
@@ -187,8 +192,8 @@ def read(directory: Path) -> Store:
   """Opens a data set and verifies its sizes and checksums.
 
   Raises:
-    FileNotFoundError: if there is no prepared data set.
-    DamagedError: if it is not what was written.
+    FileNotFoundError: if the data set does not exist.
+    DamagedError: if the data set does not agree with its manifest.
   """
   try:
     manifest = json.loads((directory / "manifest.json").read_bytes())
@@ -216,21 +221,21 @@ def read(directory: Path) -> Store:
 
 @contextlib.contextmanager
 def _errors_of_the_disk(directory):
-  """Says what an OSError means for the data set that is being written."""
+  """Adds to an OSError what it means for the data set being written."""
   try:
     yield
   except OSError as error:
-    if directory.exists():  # Another process made it and took our chunks away.
+    if directory.exists():  # Another process made it and deleted the chunks.
       return
     raise OSError(
-      f"the data set {directory} cannot be written ({error.strerror}); what is"
-      f" finished of it stays in {partial_directory(directory)}. Make room and"
-      " start again, or choose another data.data_dir"
+      f"the data set {directory} cannot be written ({error.strerror}). Its"
+      f" finished chunks are kept in {partial_directory(directory)}. Make room"
+      " and run the same command again, or choose another data.data_dir"
     ) from error
 
 
 def _write_chunk(path, arrays):
-  """Writes a chunk under another name first, so that it appears whole."""
+  """Writes a chunk under another name and renames it when it is complete."""
   partial = path.with_name(f".{path.name}-{os.getpid()}")
   try:
     with partial.open("wb") as file:
@@ -249,13 +254,13 @@ def _read_chunk(path):
   except (zipfile.BadZipFile, ValueError, EOFError) as error:
     path.unlink()
     raise ValueError(
-      f"the unfinished chunk {path} is damaged and was deleted; the same"
-      " command prepares it again"
+      f"the chunk {path} was damaged and has been deleted; the same command"
+      " makes it again"
     ) from error
 
 
 def _merge(chunks, directory, description, num_examples):
-  """Writes the directory inside that of its chunks, and then renames it."""
+  """Writes the data set beside its chunks and renames it when complete."""
   with tempfile.TemporaryDirectory(
     dir=chunks[0].parent, ignore_cleanup_errors=True
   ) as temporary:
@@ -276,15 +281,15 @@ def _merge(chunks, directory, description, num_examples):
 
 
 def _merge_arrays(chunks, directory, num_examples):
-  """Appends the chunks to one file per array; returns the manifest's entry."""
+  """Appends the chunks to one file per array; returns their manifest."""
   files, hashes = {}, {}
   with contextlib.ExitStack() as stack:
     for chunk in map(_read_chunk, chunks):
       for name, array in chunk.items():
         if name not in files:
           path = directory / f"{name}.npy"
-          # Plain writes, not a writable memory map, which a full disk kills
-          # with a bus error.
+          # Writing to a memory map would end in a bus error if the disk is
+          # full.
           files[name] = stack.enter_context(path.open("wb"))
           header = _npy_header(array.dtype, (num_examples, *array.shape[1:]))
           files[name].write(header)

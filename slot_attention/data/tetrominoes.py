@@ -1,11 +1,11 @@
-"""Procedural Tetrominoes: the rule that draws the original pixel for pixel.
+"""Procedural Tetrominoes, which equal the original images pixel for pixel.
 
-Three tetrominoes, in one of six colours each, lie on black without overlapping
-(multi-object datasets, Kabra et al., 2019). How the original drew its scenes at
-random is not published; here shapes, colours and positions are uniform, and a
-scene with an overlap is drawn again as a whole.
+Three tetrominoes, each in one of six colours, lie on black and do not overlap
+(multi-object datasets, Kabra et al., 2019). The distribution of the original
+scenes is not published. Here shapes, colours and positions are uniform, and a
+scene with an overlap is sampled again as a whole.
 
-Letters in shapes: N scenes, P pieces of a scene.
+Letters in shapes: N scenes, P pieces in a scene.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ import numpy as np
 
 from slot_attention.checks import check_at_least
 
-# All 19 fixed tetrominoes in the order of the original's codes 1 to 19; rows
-# from top to bottom.
+# All 19 fixed tetrominoes in the order of the original's codes 1 to 19, with
+# rows from top to bottom.
 SHAPES = (
   "####", "#/#/#/#", "###/#..", "#../###", "..#/###", "###/..#", "##/.#/.#",
   ".#/.#/##", "##/#./#.", "#./#./##", "##./.##", ".##/##.", ".#/##/#.",
@@ -27,7 +27,7 @@ COLORS = np.array(
   [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], np.uint8
 )
 
-# Intensities of a 5x5 block: light from above, shade below.
+# Intensities of a block of 5x5 pixels, which is lit from above.
 BLOCK = np.array(
   [
     [191, 255, 255, 255, 223],
@@ -53,20 +53,20 @@ def _block_offsets(shape: str) -> list[tuple[int, int]]:
   ]
 
 
-# [19, 4, 2]: row and column of each block of each shape, in blocks.
+# Row and column of the 4 blocks of each shape, in blocks, [19, 4, 2].
 _OFFSETS = np.array([_block_offsets(shape) for shape in SHAPES])
-# [19, 2]: height and width of each shape, in blocks.
+# Height and width of each shape, in blocks, [19, 2].
 _EXTENTS = _OFFSETS.max(axis=1) + 1
 
 
 class Scenes(NamedTuple):
-  """What is to be drawn; every array int64 or uint8, first axes N, P.
+  """Scenes to draw.
 
   Attributes:
-    shapes: [N, P], code 1 to 19.
-    rows: [N, P], top row of the bounding box, in pixels.
-    columns: [N, P], its left column.
-    colors: uint8 [N, P, 3], 0 or 1.
+    shapes: int64 [N, P], codes 1 to 19.
+    rows: int64 [N, P], top row of each bounding box, in pixels.
+    columns: int64 [N, P], left column of each bounding box, in pixels.
+    colors: uint8 [N, P, 3], RGB of 0 or 1.
   """
 
   shapes: np.ndarray
@@ -86,21 +86,21 @@ def sample(
   min_gap: int = 0,
   distinct_colors: bool = False,
 ) -> Scenes:
-  """Draws scenes at random.
+  """Samples scenes at random.
 
   Args:
     rng: the only source of randomness.
-    num_scenes: N.
-    num_objects: P.
-    shapes: the codes to draw from, 1 to 19.
-    image_size: side of the square image, pixels.
-    block_size: side of a block, pixels.
-    min_gap: pixels that stay free between two pieces, diagonals included.
-    distinct_colors: whether no two pieces of a scene share a colour.
+    num_scenes: number of scenes N.
+    num_objects: number of pieces P in a scene.
+    shapes: codes of the shapes to sample from, 1 to 19.
+    image_size: side of the square image, in pixels.
+    block_size: side of a block, in pixels.
+    min_gap: smallest gap between two pieces, in pixels, also diagonally.
+    distinct_colors: whether all pieces of a scene have different colours.
 
   Raises:
-    ValueError: for a shape that does not exist, too few colours, or if so few
-      scenes have room for the pieces that sampling would not end.
+    ValueError: if a shape does not exist, there are too few colours, or the
+      pieces fit so rarely into the image that sampling would not end.
   """
   check_at_least("num_objects", num_objects, 1)
   check_at_least("block_size", block_size, 1)
@@ -130,8 +130,8 @@ def sample(
     num_drawn += draw
     if num_drawn > 10_000 and num_accepted < num_drawn / 10_000:
       raise ValueError(
-        f"image_size={image_size} has hardly room for {num_objects} pieces of"
-        f" block_size={block_size} with min_gap={min_gap}"
+        f"image_size={image_size} has too little room for {num_objects} pieces"
+        f" of block_size={block_size} with min_gap={min_gap}"
       )
   codes, positions = (
     np.concatenate(parts)[:num_scenes] for parts in zip(*accepted)
@@ -154,21 +154,23 @@ def render(
   """Draws scenes.
 
   Args:
-    scenes: as `sample` draws them.
-    image_size: side of the square image, pixels.
-    block_size: side of a block, pixels; the shading is that of the original's
-      5 pixels, thinned out or repeated.
-    background: grey level, 0 to 255.
+    scenes: the scenes.
+    image_size: side of the square image, in pixels.
+    block_size: side of a block, in pixels. If it is not 5, the shading of the
+      original block of 5x5 pixels is resampled.
+    background: grey level of the background, 0 to 255.
 
   Returns:
-    images: uint8 [N, image_size, image_size, 3];
-    segments: uint8 [N, image_size, image_size], 0 background, p for piece p.
+    A dict of
+      images: uint8 [N, image_size, image_size, 3];
+      segments: uint8 [N, image_size, image_size], 0 for background, p for piece
+        p, counted from 1.
   """
   num_scenes, num_objects = scenes.shapes.shape
   num_pixels = image_size * image_size
   images = np.full((num_scenes, num_pixels, 3), background, np.uint8)
   segments = np.zeros((num_scenes, num_pixels), np.uint8)
-  # Row and column of every pixel of a block, and its intensity.
+  # Row, column and intensity of every pixel of a block.
   pixel = np.stack(np.mgrid[:block_size, :block_size], -1).reshape(-1, 2)
   thinned = np.linspace(0, len(BLOCK) - 1, block_size).round().astype(int)
   intensity = BLOCK[np.ix_(thinned, thinned)].reshape(-1, 1)
@@ -201,10 +203,10 @@ def generate(
   distinct_colors: bool = False,
   background: int = 0,
 ) -> dict[str, np.ndarray]:
-  """Draws the `CHUNK_SIZE` examples of a chunk of a data set.
+  """Makes the `CHUNK_SIZE` examples of one chunk of a data set.
 
-  They depend on (seed, chunk) and the options alone, which are those of
-  `sample` and `render`.
+  They depend only on the chunk, the seed and the options, see `sample` and
+  `render`.
   """
   scenes = sample(
     np.random.default_rng([seed, chunk]),
@@ -227,7 +229,7 @@ def generate(
 def check_options(*, background: int = 0, **options) -> None:
   """Raises a ValueError for options that `generate` cannot use.
 
-  Draws one scene, to see whether the pieces find room.
+  It samples one scene to check that the pieces fit into the image.
   """
   if not 0 <= background <= 255:
     raise ValueError(f"background={background} must be from 0 to 255")
@@ -235,13 +237,13 @@ def check_options(*, background: int = 0, **options) -> None:
 
 
 def _overlap(shapes, positions, block_size, min_gap):
-  """Whether any two pieces come nearer than min_gap, bool [N]."""
+  """Returns whether any two pieces are nearer than min_gap, bool [N]."""
   blocks = positions[:, :, None] + block_size * _OFFSETS[shapes - 1]
   overlap = np.zeros(len(shapes), bool)
   for p in range(1, shapes.shape[1]):
-    # Of each block of piece p to each block of each earlier piece.
+    # Distances of each block of piece p to each block of the earlier pieces.
     distance = np.abs(blocks[:, p, None, :, None] - blocks[:, :p, None])
-    # Two blocks overlap if they are near in rows and in columns.
+    # Two blocks are too near if they are so in both rows and columns.
     near = (distance < block_size + min_gap).all(-1)
     overlap |= near.any(axis=(1, 2, 3))
   return overlap

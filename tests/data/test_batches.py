@@ -1,4 +1,4 @@
-"""Tests of the order of the examples and of their way to the devices."""
+"""Tests of the order of the examples and of the batches on the devices."""
 
 import jax
 import numpy as np
@@ -42,7 +42,7 @@ def test_host_and_device_give_the_same_examples_in_the_same_order(images):
   from_device, from_host = feed(split, "device"), feed(split, "host")
   assert len(from_device) == len(from_host) == 5
   for a, b in zip(from_device, from_host):
-    # Devices, examples of each, steps.
+    # Devices, examples per device, steps.
     assert a["images"].shape == (4, 2, 1, 4, 5, 3)
     jax.tree.map(np.testing.assert_array_equal, a, b)
   flat = from_host[0]["images"].reshape(8, 4, 5, 3)
@@ -53,7 +53,7 @@ def test_host_and_device_give_the_same_examples_in_the_same_order(images):
 
 
 @pytest.mark.parametrize("placement", batches.PLACEMENTS)
-def test_steps_come_together_with_the_examples_they_have_apart(
+def test_steps_of_one_dispatch_have_the_same_examples_as_single_steps(
   images, placement
 ):
   split = split_of(images=images)

@@ -1,4 +1,4 @@
-"""Tests of the CLEVR renderer against other ways to find what it draws."""
+"""Tests of the CLEVR renderer against independent computations."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from benchmarks.clevr_renderer import compare, read_reference
 from slot_attention.data import clevr, clevr_renderer, clevr_scenes
 
-# Scenes drawn by Blender, where they lie beside the repository.
+# Scenes rendered by Blender; without them the tests are skipped.
 REFERENCE = (
   Path(__file__).parents[3] / "shared/data/clevr_rerendered/with_masks"
 )
@@ -33,7 +33,7 @@ class Thing:
 
 
 def scenes_of(*scenes):
-  """Scenes of one number of things each."""
+  """Makes scenes with the same number of objects each."""
   count = len(scenes)
   shape = (count, clevr.MAX_OBJECTS)
   result = clevr_renderer.Scenes(
@@ -68,7 +68,7 @@ def _many():
 
 
 def pixel_rays(camera, framing=clevr_renderer.CENTRE, shape=(SIZE, SIZE)):
-  """Directions [*shape, 3] through the centres of the pixels."""
+  """Returns directions [*shape, 3] through the centres of the pixels."""
   forward = -camera / np.linalg.norm(camera)
   right = np.cross(forward, [0, 0, 1])
   right /= np.linalg.norm(right)
@@ -90,7 +90,7 @@ def pixel_rays(camera, framing=clevr_renderer.CENTRE, shape=(SIZE, SIZE)):
 
 
 def is_in_sphere(rays, camera, center, radius):
-  """Whether rays are in the cone around the sphere."""
+  """Returns whether rays are in the cone around the sphere."""
   distance = np.linalg.norm(center - camera)
   return rays @ ((center - camera) / distance) > np.sqrt(
     1 - (radius / distance) ** 2
@@ -110,20 +110,20 @@ def test_the_silhouette_of_a_sphere_is_the_cone_around_it():
     np.testing.assert_array_equal(segments[n], expected)
 
 
-def test_pixels_are_counted_in_a_whole_photograph():
+def test_pixels_are_counted_in_the_whole_photograph():
   scenes = scenes_of([Thing(place=(-3.0, -3.0)), Thing(size="small")])
   camera, framing = scenes.camera[0], clevr_renderer.COUNTED
   rays = pixel_rays(camera, framing, (framing.height, framing.width))
   counted = clevr_renderer.count_pixels(scenes)[0]
   for m, radius in enumerate((0.7, 0.35)):
     expected = is_in_sphere(rays, camera, scenes.coords[0, m], radius)
-    # Float32 decides differently on the very edge.
+    # Float32 rounding can change pixels exactly on the edge.
     np.testing.assert_allclose(counted[m], expected.sum(), atol=2)
   assert not counted[2:].any()
 
 
 def distance_to_thing(points, coords, shape, radius, rotation):
-  """Signed distance of points [..., 3] to a thing, without its outside edge."""
+  """Computes distances of points [..., 3] to a thing, negative inside."""
   cos, sin = np.cos(rotation), np.sin(rotation)
   x, y, z = np.moveaxis(points - coords, -1, 0) / radius
   x, y = cos * x + sin * y, cos * y - sin * x
@@ -137,8 +137,8 @@ def distance_to_thing(points, coords, shape, radius, rotation):
   return np.sqrt(sum(part * part for part in beyond)) - bevel
 
 
-def test_segments_are_those_of_a_march_along_each_ray(many):
-  """Thousands of points on each ray instead of Newton's method."""
+def test_segments_equal_those_of_marching_along_each_ray(many):
+  """Marching tests thousands of points on each ray."""
   _, segments = clevr_renderer.render(many, **OPTIONS)
   wrong = 0
   for n in range(3):
@@ -166,11 +166,11 @@ def test_segments_are_those_of_a_march_along_each_ray(many):
       nearest = np.minimum(entry, nearest)
     wrong += (segments[n].reshape(-1) != expected).sum()
     assert len(np.unique(expected)) > 5
-  # Pixels whose centre is on an edge, to a hundredth of an object.
+  # A centre of a pixel may be so near an edge that the march misses it.
   assert wrong <= 6
 
 
-def test_near_objects_hide_far_ones_whatever_their_order():
+def test_near_objects_hide_far_ones_in_any_order():
   near = Thing(place=(1.5, -1.0), shape="cube")
   far = Thing(place=(-0.8, 0.9), color="blue")
   _, segments = render([near, far], [far, near], [far])
@@ -192,7 +192,7 @@ def test_rotations_turn_cubes_about_the_vertical_in_radians():
   np.testing.assert_array_equal(segments[0], segments[3])
 
 
-def test_an_image_depends_on_its_scene_alone(many):
+def test_an_image_depends_only_on_its_scene(many):
   together = clevr_renderer.render(many, **OPTIONS)
   alone = clevr_renderer.render(jax.tree.map(lambda x: x[4:5], many), **OPTIONS)
   for a, b in zip(together, alone):
@@ -203,7 +203,7 @@ def test_an_image_depends_on_its_scene_alone(many):
   assert (images != together[0]).any()
 
 
-def test_places_after_the_objects_do_not_show():
+def test_rows_after_the_objects_are_ignored():
   scenes = scenes_of([Thing(), Thing(place=(2.0, 2.0))])
   hidden = scenes._replace(num_objects=np.array([1], np.int32))
   for a, b in zip(clevr_renderer.render(hidden, **OPTIONS), render([Thing()])):
@@ -213,14 +213,14 @@ def test_places_after_the_objects_do_not_show():
 def test_objects_cast_shadows_and_have_their_colors():
   images, segments = render([], [Thing("cylinder", color="green")])
   (ground, image), is_object = images.astype(int), segments[1] == 1
-  # Grey ground, without an object.
+  # Where no object is, the ground is grey.
   assert np.ptp(ground, axis=-1).max() < 20
   assert (image - ground)[~is_object].min() < -20
   red, green, blue = image[is_object].mean(0)
   assert green > 1.5 * max(red, blue)
 
 
-def test_metal_mirrors_its_neighbour_and_rubber_does_not():
+def test_metal_reflects_its_neighbour_and_rubber_does_not():
   def changed_pixels(material):
     cube = Thing("cube", material=material, color="gray")
     neighbours = [
@@ -236,10 +236,10 @@ def test_metal_mirrors_its_neighbour_and_rubber_does_not():
   assert changed_pixels("rubber") == 0
 
 
-def test_many_at_once_draw_what_one_at_a_time_does(many, monkeypatch):
-  """Accelerators take the scenes in batches, without branches."""
+def test_batches_of_scenes_give_the_images_of_single_scenes(many, monkeypatch):
+  """Accelerators draw the scenes in batches, without branches."""
   one_at_a_time = clevr_renderer.render(many, **OPTIONS)
-  compiled = clevr_renderer._compiled.__wrapped__  # Not to be remembered.
+  compiled = clevr_renderer._compiled.__wrapped__  # Without the cache.
   monkeypatch.setattr(clevr_renderer, "_compiled", compiled)
   monkeypatch.setattr(clevr_renderer, "_is_cpu", lambda: False)
   monkeypatch.setattr(clevr_renderer, "ACCELERATOR_BATCH", 4)
@@ -247,12 +247,12 @@ def test_many_at_once_draw_what_one_at_a_time_does(many, monkeypatch):
   images, segments = clevr_renderer.render(many, **OPTIONS)
   np.testing.assert_array_equal(segments, one_at_a_time[1])
   difference = np.abs(images.astype(int) - one_at_a_time[0])
-  # Another order of operations moves a few rays past an edge.
+  # Rounding moves a few rays past an edge.
   assert (difference > 1).mean() < 0.001
 
 
 @needs_reference
-def test_images_and_masks_are_near_those_of_blender():
+def test_images_and_masks_are_close_to_those_of_blender():
   measures, _ = compare(REFERENCE, 4, image_size=64, samples=4)
   # A grey image would be off by about 20 levels.
   assert measures["mean_error"] < 4
@@ -260,7 +260,7 @@ def test_images_and_masks_are_near_those_of_blender():
 
 
 @needs_reference
-def test_visible_pixels_are_those_of_blender():
+def test_numbers_of_visible_pixels_are_close_to_those_of_blender():
   scenes, _, _, described = read_reference(REFERENCE, 10)
   counted = clevr_renderer.count_pixels(scenes)
   for ours, scene in zip(counted, described):

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.clevr_renderer import read_reference
 from slot_attention.data import clevr, clevr_renderer, clevr_scenes
 
-# Scenes of the public generator, where they lie beside the repository.
+# Scenes of the public generator; without them the tests are skipped.
 RERENDERED = Path(__file__).parents[3] / "shared/data/clevr_rerendered"
 needs_rerendered = pytest.mark.skipif(
   not RERENDERED.exists(), reason="scenes of the public generator are not here"
@@ -23,7 +23,7 @@ def assert_equal(a, b):
 
 @pytest.fixture(name="all_show")
 def _all_show(monkeypatch):
-  """No scene is rejected for what it hides, so that sampling is quick."""
+  """Makes sampling fast: no scene is rejected because of a hidden object."""
   monkeypatch.setattr(
     clevr_renderer,
     "count_pixels",
@@ -32,7 +32,7 @@ def _all_show(monkeypatch):
 
 
 def offsets_of_pairs(scenes):
-  """From one object to the other [P, 3], and the radii of both [P]."""
+  """Returns offsets [P, 3] of pairs of objects, and sums of radii [P]."""
   offsets, radii = [], []
   for coords, count in zip(scenes.coords, scenes.num_objects):
     first, second = np.triu_indices(count, 1)
@@ -41,7 +41,7 @@ def offsets_of_pairs(scenes):
   return np.concatenate(offsets), np.concatenate(radii)
 
 
-def test_objects_keep_their_distance_and_are_told_apart(all_show):
+def test_objects_keep_their_distance_and_margins(all_show):
   del all_show
   scenes = clevr_scenes.sample(range(300), seed=0)
   offsets, radii = offsets_of_pairs(scenes)
@@ -52,12 +52,12 @@ def test_objects_keep_their_distance_and_are_told_apart(all_show):
     assert 0.4 - 1e-6 <= margins.min() < 0.41
 
 
-def test_numbers_places_and_classes_are_uniform_over_their_ranges(all_show):
+def test_numbers_positions_and_classes_are_uniform_over_their_ranges(all_show):
   del all_show
   scenes = clevr_scenes.sample(range(1600), seed=1)
   counts = np.bincount(scenes.num_objects, minlength=11)
   assert counts[:3].sum() == 0
-  # Five standard deviations of a binomial.
+  # The tolerance is five standard deviations of a binomial.
   np.testing.assert_allclose(counts[3:], 200, atol=5 * np.sqrt(200))
   is_object = np.arange(10) < scenes.num_objects[:, None]
   coords = scenes.coords[is_object]
@@ -68,7 +68,7 @@ def test_numbers_places_and_classes_are_uniform_over_their_ranges(all_show):
   assert 0 <= rotations.min() < 1 and 359 < rotations.max() < 360
   for name, names in clevr.PROPERTIES.items():
     share = np.bincount(scenes.classes[name][is_object]) / is_object.sum()
-    # Small objects find a place more often than large ones.
+    # Small objects fit more often than large ones.
     tolerance = 0.1 if name == "size" else 0.02
     np.testing.assert_allclose(share, 1 / len(names), atol=tolerance)
   np.testing.assert_array_equal(
@@ -77,7 +77,7 @@ def test_numbers_places_and_classes_are_uniform_over_their_ranges(all_show):
   assert not scenes.coords[~is_object].any()
 
 
-def test_camera_and_lamps_jitter_around_their_places(all_show):
+def test_camera_and_lamps_jitter_around_their_positions(all_show):
   del all_show
   scenes = clevr_scenes.sample(range(500), seed=2)
   for places, center, jitter in (
@@ -90,7 +90,7 @@ def test_camera_and_lamps_jitter_around_their_places(all_show):
     assert (offsets.min(0) < -0.95 * jitter).all()
 
 
-def test_every_object_shows_200_pixels():
+def test_every_object_has_at_least_200_visible_pixels():
   options = {"seed": 3, "min_objects": 9}
   scenes = clevr_scenes.sample(range(6), **options)
   pixels = clevr_renderer.count_pixels(scenes)
@@ -99,7 +99,7 @@ def test_every_object_shows_200_pixels():
   assert not pixels[~is_object].any()
 
 
-def test_a_scene_with_a_hidden_object_is_placed_anew(monkeypatch):
+def test_a_scene_with_a_hidden_object_is_sampled_again(monkeypatch):
   seen = []
 
   def hide_twice(scenes):
@@ -116,7 +116,7 @@ def test_a_scene_with_a_hidden_object_is_placed_anew(monkeypatch):
     assert_equal(getattr(seen[0], name), getattr(seen[2], name))
 
 
-def test_a_scene_depends_on_its_seed_and_number_alone():
+def test_a_scene_depends_only_on_its_seed_and_number():
   many = clevr_scenes.sample(range(4), seed=4)
   one = clevr_scenes.sample([2], seed=4)
   assert_equal(one, jax.tree.map(lambda x: x[2:3], many))
@@ -124,7 +124,7 @@ def test_a_scene_depends_on_its_seed_and_number_alone():
   assert (other.camera != one.camera).all()
 
 
-def test_chunks_are_reproduced_and_follow_each_other(monkeypatch):
+def test_chunks_are_reproducible_and_consecutive(monkeypatch):
   options = {"seed": 6, "crop": True, "image_size": 40, "samples": 1}
   monkeypatch.setattr(clevr_scenes, "CHUNK_SIZE", 4)
   long = clevr_scenes.generate(1, **options)
@@ -137,7 +137,7 @@ def test_chunks_are_reproduced_and_follow_each_other(monkeypatch):
     short = clevr_scenes.generate(chunk, **options)
     part = slice(2 * chunk - 4, 2 * chunk - 2)
     assert_equal(short, {name: array[part] for name, array in long.items()})
-  # The same scenes, framed for set prediction.
+  # Set prediction has the same scenes in another framing.
   whole = clevr_scenes.generate(2, **{**options, "crop": False})
   assert_equal(whole["targets"], long["targets"][:2])
   assert (whole["images"] != long["images"][:2]).any()
@@ -158,7 +158,7 @@ def test_targets_describe_the_scenes(monkeypatch):
   np.testing.assert_array_equal(
     targets[:, :4, 7:10].argmax(-1), scenes.classes["shape"][:, :4]
   )
-  # Objects may be outside the centre, but not outside the whole photograph.
+  # Objects may be outside the crop, but not outside the whole photograph.
   for segments in chunk["segments"]:
     assert set(np.unique(segments)) == {0, 1, 2, 3, 4}
 
@@ -178,7 +178,7 @@ def test_impossible_options_are_named(options, words):
     clevr_scenes.check_options(crop=True, **options)
 
 
-def test_annotations_are_json_and_say_what_the_scenes_hold(all_show):
+def test_annotations_are_json_and_describe_the_scenes(all_show):
   del all_show
   scenes = clevr_scenes.sample(range(3), seed=9)
   described = json.loads(json.dumps(clevr_scenes.annotations(scenes)))
@@ -203,7 +203,7 @@ def test_the_origin_is_in_the_middle_of_the_photograph(all_show):
 
 
 @needs_rerendered
-def test_pixel_coords_are_those_of_the_public_generator():
+def test_pixel_coords_equal_those_of_the_public_generator():
   scenes, _, _, described = read_reference(RERENDERED / "with_masks", 30)
   ours = clevr_scenes.annotations(scenes, width=320, height=240)
   for our_scene, scene in zip(ours, described):
@@ -215,11 +215,11 @@ def test_pixel_coords_are_those_of_the_public_generator():
 
 
 @needs_rerendered
-def test_relationships_are_those_of_the_public_generator(all_show):
+def test_relationships_equal_those_of_the_public_generator(all_show):
   del all_show
   path = RERENDERED / "CLEVR_v1.0/scenes/CLEVR_val_scenes.json"
   described = json.loads(path.read_text())["scenes"][:40]
-  # Any scenes, with the public ones' coordinates put in.
+  # Arbitrary scenes get the coordinates of the public ones.
   scenes = clevr_scenes.sample(range(len(described)), seed=0)
   for n, scene in enumerate(described):
     scenes.num_objects[n] = len(scene["objects"])

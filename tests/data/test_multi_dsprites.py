@@ -16,8 +16,8 @@ CHANNELS = {
   "colored_on_grayscale": 3,
   "colored_on_colored": 3,
 }
-# Of the outlines at scale 1, in pixels: side squared, pi times the half axes,
-# and the polar integral of the heart's outline.
+# Areas of the outlines at scale 1, in pixels: the squared side, pi times the
+# half axes, and the polar integral of the heart's outline.
 AREAS = {
   SQUARE: 19.2**2,
   ELLIPSE: math.pi * 12.75 * 7.25,
@@ -31,7 +31,7 @@ def sample(variant, num_scenes=4_000):
 
 
 def scenes_of(sprites, colors=None):
-  """Scenes from [N, P, 5]: shape, column, row, orientation, scale."""
+  """Makes scenes of [N, P, 5]: shape, column, row, orientation, scale."""
   sprites = np.array(sprites)
   if colors is None:
     colors = np.full((*sprites.shape[:2], 1), 255, np.uint8)
@@ -42,12 +42,12 @@ def scenes_of(sprites, colors=None):
 
 
 def draw(*sprites):
-  """Segments of one scene."""
+  """Draws the segments of one scene."""
   return multi_dsprites.render(scenes_of([sprites]))["segments"][0]
 
 
 def contains(shape, x, y):
-  """An outline at scale 1, upright; x rightwards, y upwards."""
+  """Returns an upright outline at scale 1; x points right and y up."""
   if shape == SQUARE:
     return abs(x) < 9.6 and abs(y) < 9.6
   if shape == ELLIPSE:
@@ -59,7 +59,7 @@ def contains(shape, x, y):
 
 
 def transcribed(shape, column, row, orientation, scale):
-  """The same picture, one pixel after the other, with complex numbers."""
+  """Draws the segments pixel by pixel, with complex numbers."""
   centre = complex(16 + 32 * column / 31, -(16 + 32 * row / 31))
   turn = cmath.rect(0.5 + 0.1 * scale, orientation * 2 * math.pi / 39)
   picture = np.zeros((64, 64), bool)
@@ -81,15 +81,15 @@ def test_a_chunk_has_images_and_segments_that_agree(variant):
   fewest, most = multi_dsprites.NUM_SPRITES[variant]
   for image, segment in zip(images[:200], segments[:200]):
     ids = np.unique(segment)
-    # Background and sprites, numbered without a gap: none is hidden.
+    # The ids have no gap, so no sprite is hidden.
     np.testing.assert_array_equal(ids, np.arange(len(ids)))
     assert fewest <= len(ids) - 1 <= most
     for i in ids:
       assert len(np.unique(image[segment == i], axis=0)) == 1
 
 
-def test_no_sprite_is_wholly_hidden():
-  # So many that some scenes are drawn more than twice.
+def test_no_sprite_is_entirely_hidden():
+  # With so many scenes, some are sampled more than twice.
   scenes = sample("colored_on_grayscale", 10_000)
   segments = multi_dsprites.render(scenes)["segments"]
   for p in range(5):
@@ -107,7 +107,7 @@ def test_the_number_of_sprites_is_uniform_over_its_range(variant):
   np.testing.assert_array_equal(counts[:fewest], 0)
   share = 1 / (most - fewest + 1)
   np.testing.assert_allclose(counts[fewest:] / 4_000, share, atol=0.03)
-  # Empty places come last.
+  # Rows without a sprite come last.
   assert (present[:, :-1] >= present[:, 1:]).all()
 
 
@@ -123,8 +123,8 @@ def test_the_factors_are_uniform_over_the_grid_of_dsprites():
   ):
     shares = np.bincount(values[present], minlength=num_values) / present.sum()
     assert len(shares) == num_values
-    # Scenes with a hidden sprite are drawn again, which disfavours small ones
-    # and the middle by little.
+    # Scenes with a hidden sprite are sampled again, which makes small sprites
+    # and those in the middle slightly rarer.
     np.testing.assert_allclose(shares * num_values, 1, atol=0.12)
 
 
@@ -135,7 +135,7 @@ def test_binarized_is_white_on_black():
   )
 
 
-def test_colors_on_greys_are_saturated_and_bright():
+def test_colors_on_grey_are_saturated_and_bright():
   scenes = sample("colored_on_grayscale")
   backgrounds = scenes.backgrounds
   assert (backgrounds == backgrounds[:, :1]).all()
@@ -154,7 +154,7 @@ def test_colors_on_greys_are_saturated_and_bright():
     np.testing.assert_allclose(6 * shares / len(hue), 1, atol=0.05)
 
 
-def test_colors_on_colors_are_uniform_in_rgb():
+def test_colors_on_color_are_uniform_in_rgb():
   scenes = sample("colored_on_colored")
   for colors in (scenes.colors, scenes.backgrounds):
     shares, _ = np.histogram(colors, 8, (0, 256))
@@ -172,15 +172,15 @@ def test_pictures_equal_a_transcription_pixel_by_pixel(shape):
     np.testing.assert_array_equal(draw(sprite) > 0, transcribed(*sprite))
 
 
-def test_the_corners_of_a_turned_square_are_drawn():
-  # Of all outlines these reach farthest from the pixel of their centre.
+def test_the_corners_of_a_rotated_square_are_drawn():
+  # No other outline reaches farther from its central pixel.
   for column, row in ((0, 7), (0, 24), (7, 0), (24, 0), (30, 7), (7, 30)):
     sprite = (SQUARE, column, row, 5, 5)
     np.testing.assert_array_equal(draw(sprite) > 0, transcribed(*sprite))
 
 
-def test_a_square_covers_the_pixels_whose_centres_it_holds():
-  # From 16 - 9.6 to 16 + 9.6.
+def test_a_square_covers_the_pixels_whose_centres_are_inside():
+  # The square reaches from 16 - 9.6 to 16 + 9.6.
   rows, columns = np.nonzero(draw((SQUARE, 0, 31, 0, 5)))
   assert (columns.min(), columns.max()) == (6, 25)
   assert (rows.min(), rows.max()) == (38, 57)
@@ -188,7 +188,7 @@ def test_a_square_covers_the_pixels_whose_centres_it_holds():
 
 
 @pytest.mark.parametrize("shape", [SQUARE, ELLIPSE, HEART])
-def test_areas_are_those_of_the_outlines(shape):
+def test_areas_equal_those_of_the_outlines(shape):
   rng = np.random.default_rng(0)
   for scale in range(6):
     sprites = np.stack([
@@ -204,13 +204,13 @@ def test_areas_are_those_of_the_outlines(shape):
     np.testing.assert_allclose(area, expected, rtol=0.01)
 
 
-def test_the_heart_has_the_area_and_the_tip_of_the_one_of_dsprites():
+def test_the_heart_has_the_area_and_the_tip_of_dsprites():
   assert 220 < AREAS[HEART] < 230
   rows, columns = np.nonzero(draw((HEART, 0, 0, 0, 5)))
   widths = np.bincount(rows)[rows.min() :]
   assert widths[-1] <= 3 < widths.max()
   assert widths.argmax() < len(widths) / 2
-  # Two lobes above, symmetric about the centre.
+  # The two lobes are above and symmetric about the centre.
   top = columns[rows <= rows.min() + 1]
   assert top.min() < 14 and top.max() > 17 and 15 not in top
   np.testing.assert_allclose(columns.mean() + 0.5, 16, atol=0.1)
@@ -227,7 +227,7 @@ def test_orientation_turns_anticlockwise():
     )
 
 
-def test_every_sprite_lies_wholly_inside():
+def test_every_sprite_is_entirely_inside_the_image():
   sprites = [
     [(shape, column, row, orientation, 5)]
     for shape in (SQUARE, ELLIPSE, HEART)
@@ -250,7 +250,7 @@ def test_later_sprites_lie_on_top():
   assert set(np.unique(hidden)) == {0, 2}
 
 
-def test_a_chunk_depends_on_seed_chunk_and_variant_alone():
+def test_a_chunk_depends_only_on_seed_chunk_and_variant():
   def images(chunk, seed, variant="colored_on_colored"):
     return multi_dsprites.generate(chunk, seed=seed, variant=variant)["images"]
 

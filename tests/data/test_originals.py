@@ -24,7 +24,7 @@ RERENDERED = SHARED / "clevr_rerendered"
 
 
 def random_example(name, rng):
-  """Arrays as a record of one of the files holds them, by feature."""
+  """Makes the arrays of a record of one of the files, by feature."""
   record_format = FORMATS[name]
   height, width, _ = record_format.image_shape
   num_entities = record_format.num_entities
@@ -75,7 +75,7 @@ def test_records_of_every_data_set_are_read_back(tmp_path, name):
   np.testing.assert_array_equal(
     chunk["images"], [example["image"] for example in examples[1:]]
   )
-  # The last background and all before it are 0.
+  # All backgrounds are 0.
   last_background = 3 if "room" in name else 0
   segments = np.maximum(np.array(entities[1:]) - last_background, 0)
   np.testing.assert_array_equal(chunk["segments"], segments)
@@ -138,7 +138,7 @@ def test_too_few_records_are_counted(records, start):
   chunks = multi_object_records.read(records, "tetrominoes", start, 9)
   with pytest.raises(
     ValueError,
-    match="some.tfrecords ends before the 9 examples that data.num_examples",
+    match="some.tfrecords has fewer than 9 examples, .*data.num_examples",
   ):
     list(chunks)
 
@@ -199,7 +199,7 @@ CONTENT = np.random.default_rng(0).bytes(3_500_000)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-  """Serves CONTENT; the server's `behavior` says how well."""
+  """Serves CONTENT as the `behavior` of the server says."""
 
   def do_GET(self):
     behavior = self.server.behavior
@@ -225,16 +225,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self.wfile.write(CONTENT[start : start + size])
 
   def log_message(self, *args):
-    """Stays silent."""
+    """Logs nothing."""
 
 
 @pytest.fixture(name="behavior")
 def _behavior(monkeypatch):
-  """A server that publishes tetrominoes, and how it behaves.
+  """Starts a server that publishes tetrominoes; yields its behaviour.
 
   Attributes:
     ranges: the Range header of each request so far.
-    sizes: how many bytes the next responses send before they are cut.
+    sizes: number of bytes after which each of the next responses is cut.
     knows_ranges: whether the server honours Range headers.
     status: an HTTP error to answer with, or None.
   """
@@ -276,17 +276,17 @@ def test_a_file_is_downloaded_once(tmp_path, behavior):
   assert behavior.ranges == [None]
 
 
-def test_a_cut_download_goes_on_where_it_stopped(tmp_path, behavior):
+def test_an_interrupted_download_continues_where_it_stopped(tmp_path, behavior):
   behavior.sizes = [2_000_000, 1_000_000]
   multi_object_records.download("tetrominoes", tmp_path)
   assert files_of(tmp_path) == {"some.tfrecords": CONTENT}
   assert behavior.ranges == [None, "bytes=2000000-", "bytes=3000000-"]
 
 
-def test_the_next_start_resumes_a_download(tmp_path, behavior):
+def test_the_next_command_continues_a_download(tmp_path, behavior):
   behavior.sizes = [2_000_000, 0]
   with pytest.raises(
-    OSError, match="cut. What has arrived is kept, and the next start goes on"
+    OSError, match="interrupted. The downloaded part is kept, .* continues"
   ):
     multi_object_records.download("tetrominoes", tmp_path)
   assert files_of(tmp_path) == {"some.tfrecords.partial": CONTENT[:2_000_000]}
@@ -295,7 +295,7 @@ def test_the_next_start_resumes_a_download(tmp_path, behavior):
   assert behavior.ranges == [None, "bytes=2000000-", "bytes=2000000-"]
 
 
-def test_a_server_without_ranges_begins_again(tmp_path, behavior):
+def test_without_range_requests_a_download_starts_again(tmp_path, behavior):
   behavior.knows_ranges = False
   (tmp_path / "some.tfrecords.partial").write_bytes(CONTENT[:1_000_000])
   multi_object_records.download("tetrominoes", tmp_path)
@@ -306,7 +306,7 @@ def test_a_server_without_ranges_begins_again(tmp_path, behavior):
 @pytest.mark.parametrize(
   "partial, num_requests", [(CONTENT, 1), (CONTENT + b"more", 2)]
 )
-def test_a_whole_partial_file_is_kept_and_a_longer_one_is_not(
+def test_a_complete_partial_file_is_kept_and_a_longer_one_is_not(
   tmp_path, behavior, partial, num_requests
 ):
   (tmp_path / "some.tfrecords.partial").write_bytes(partial)
@@ -344,14 +344,14 @@ def test_a_disk_without_room_is_named_before_anything_is_written(
     shutil, "disk_usage", lambda path: types.SimpleNamespace(free=2_000_000)
   )
   with pytest.raises(
-    OSError, match="3.0 MB are to come, but only 2.0 MB are free"
+    OSError, match="3.0 MB are missing, but only 2.0 MB are free"
   ):
     multi_object_records.download("tetrominoes", tmp_path)
   assert files_of(tmp_path) == {"some.tfrecords.partial": CONTENT[:500_000]}
 
 
 def resized(image, size):
-  """Bilinear with half-pixel centres, without antialiasing: [H, W, C]."""
+  """Resizes [H, W, C] bilinearly, half-pixel centres, no antialiasing."""
   for axis in (0, 1):
     length = image.shape[axis]
     place = (np.arange(size) + 0.5) * length / size - 0.5
@@ -366,7 +366,7 @@ def resized(image, size):
 
 
 def nearest(segments, size):
-  """The pixel that holds the centre of the new one: [H, W]."""
+  """Resizes [H, W] to the pixel that contains the centre of the new one."""
   for axis in (0, 1):
     length = segments.shape[axis]
     place = np.floor((np.arange(size) + 0.5) * length / size).astype(int)
@@ -375,11 +375,11 @@ def nearest(segments, size):
 
 
 def check_frame(chunk, images, segments, crop, size):
-  """Compares a chunk to images and segments as they lie in the files."""
+  """Compares a chunk with the images and segments of the files."""
   for i, image in enumerate(images):
     if crop:
       image = image[29:221, 64:256]
-    # Rounded to whole numbers.
+    # The images are rounded to whole numbers.
     expected = resized(image.astype(float), size)
     np.testing.assert_allclose(chunk["images"][i], expected, atol=0.501)
   for i, segment in enumerate(segments):
@@ -389,7 +389,7 @@ def check_frame(chunk, images, segments, crop, size):
 
 
 def target_of(coords, size, material, shape, color):
-  """The 19 numbers of an object, written out (E.4)."""
+  """Writes out the 19 numbers of an object (E.4)."""
   target = np.zeros(19, np.float32)
   target[:3] = (np.array(coords) + 3) / 6
   target[3 + ["small", "large"].index(size)] = 1
@@ -477,7 +477,7 @@ def test_a_folder_gives_train_without_its_first_512_then_val(
   images = np.concatenate([train[0][513:], val[0][:3]])
   check_frame(chunk, images, (), crop=False, size=8)
   check_targets(chunk["targets"], train[2][513:] + val[2][:3])
-  with pytest.raises(ValueError, match="ends after 7 examples, .* for 8"):
+  with pytest.raises(ValueError, match="only 7 examples, but .* is 8"):
     list(read_folder(tmp_path, 5, 8))
 
 
@@ -534,7 +534,7 @@ def change_scenes(folder, old, new):
     (truncate_image, ValueError, "000001.png is not a readable image"),
     (replace_image, ValueError, "000001.png is not a readable image"),
     (shrink_image, ValueError, r"000001.png has \(5, 6\) pixels, but .*000000"),
-    (color_mask, ValueError, "masks.*000001.png has channels RGB"),
+    (color_mask, ValueError, "masks.*000001.png has the channels RGB"),
     (truncate_scenes, ValueError, "CLEVR_val_scenes.json is not a readable"),
     (
       functools.partial(change_scenes, old='"objects"', new='"items"'),
@@ -556,8 +556,8 @@ def test_damage_of_a_folder_is_named(tmp_path, damage, error, words):
     list(read_folder(tmp_path, 0, 3))
 
 
-def test_a_folder_that_is_none_of_clevr_is_named(tmp_path):
-  with pytest.raises(FileNotFoundError, match="is no CLEVR folder"):
+def test_a_folder_that_is_not_of_clevr_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match="is not a CLEVR folder"):
     read_folder(tmp_path, 0, 3)
 
 
@@ -591,7 +591,7 @@ def test_rendered_scenes_are_read(folder, file, names):
   check_frame(chunk, [i[..., :3] for i in images], masks, crop, 128)
   num_objects = chunk["targets"][..., -1].sum(axis=1)
   assert (chunk["segments"].max(axis=(1, 2)) <= num_objects).all()
-  # Each object is drawn where its coordinates say: y grows to the back.
+  # Each object is drawn at its coordinates. y grows towards the back.
   behind = np.array([-0.75449, 0.65631])
   for scene, segment in zip(scenes, masks):
     rows = [
@@ -602,7 +602,7 @@ def test_rendered_scenes_are_read(folder, file, names):
     assert np.corrcoef(rows, depth)[0, 1] < -0.8
 
 
-def test_records_with_masks_give_the_targets_of_the_visible(tmp_path):
+def test_records_with_masks_give_targets_of_visible_objects(tmp_path):
   codes = {
     "size": ["large", "small"],
     "material": ["rubber", "metal"],
@@ -671,8 +671,8 @@ def test_tensorflow_datasets_need_tensorflow(tmp_path, monkeypatch):
     clevr_originals.read_tfds(tmp_path, 0, 1, crop=False, image_size=6)
 
 
-def test_tensorflow_datasets_that_were_prepared_are_read(tmp_path, monkeypatch):
-  """The builder of TensorFlow Datasets itself prepares a tiny CLEVR_v1.0."""
+def test_prepared_tensorflow_datasets_are_read(tmp_path, monkeypatch):
+  """The builder of TensorFlow Datasets prepares a tiny CLEVR_v1.0."""
   pytest.importorskip("tensorflow")
   tfds = pytest.importorskip("tensorflow_datasets")
   source = tmp_path / "CLEVR_v1.0"
@@ -702,7 +702,7 @@ def test_tensorflow_datasets_that_were_prepared_are_read(tmp_path, monkeypatch):
   tfds.builder("clevr", data_dir=data_dir).download_and_prepare()
   chunk = joined(read(0, 5))
   assert set(chunk) == {"images", "targets"}
-  # TensorFlow Datasets orders the examples as it likes, in their splits.
+  # TensorFlow Datasets has its own order of examples within a split.
   all_objects = [written[0][2], written[1][2]]
   all_images = [written[0][0], written[1][0]]
   found = []
@@ -715,9 +715,9 @@ def test_tensorflow_datasets_that_were_prepared_are_read(tmp_path, monkeypatch):
     check_targets(chunk["targets"][i : i + 1], [all_objects[split][example]])
     found.append((split, example))
   assert len(set(found)) == 5
-  # Rounding may depend on how many images are resized together.
+  # Rounding may depend on the number of images that are resized together.
   np.testing.assert_allclose(
     joined(read(1, 4))["images"].astype(int), chunk["images"][1:4], atol=1
   )
-  with pytest.raises(ValueError, match="ends after 5 examples, .* for 6"):
+  with pytest.raises(ValueError, match="only 5 examples, but .* is 6"):
     list(read(0, 6))

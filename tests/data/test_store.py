@@ -26,7 +26,7 @@ def _images():
 
 
 def chunks_of(images):
-  """What store.write asks for: a function of the numbers of chunks."""
+  """Returns the function make_chunks that store.write needs."""
 
   def make_chunks(chunks):
     for chunk in chunks:
@@ -53,7 +53,7 @@ def contents(directory):
   return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
-def test_a_store_gives_back_what_was_written(tmp_path, images):
+def test_a_store_returns_what_was_written(tmp_path, images):
   assert write(tmp_path / "x", images)
   data = store.read(tmp_path / "x")
   np.testing.assert_array_equal(data.arrays["images"], images)
@@ -62,7 +62,7 @@ def test_a_store_gives_back_what_was_written(tmp_path, images):
   assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_chunks_may_be_longer_than_what_is_asked_of_them(tmp_path, images):
+def test_the_last_chunk_may_be_longer_than_needed(tmp_path, images):
   assert write(tmp_path / "x", images, num_examples=7)
   arrays = store.read(tmp_path / "x").arrays
   np.testing.assert_array_equal(arrays["images"], images[:7])
@@ -70,7 +70,7 @@ def test_chunks_may_be_longer_than_what_is_asked_of_them(tmp_path, images):
     write(tmp_path / "y", images, num_examples=12)
 
 
-def test_work_that_was_stopped_goes_on_with_the_first_missing_chunk(
+def test_interrupted_work_continues_with_the_first_missing_chunk(
   tmp_path, images
 ):
   made = []
@@ -123,7 +123,7 @@ def test_a_damaged_chunk_is_named_and_made_again(tmp_path, images):
   data = bytearray(chunk.read_bytes())
   data[len(data) // 4] ^= 1
   chunk.write_bytes(data)
-  with pytest.raises(ValueError, match="chunk .*000000.npz is damaged"):
+  with pytest.raises(ValueError, match="chunk .*000000.npz was damaged"):
     write(tmp_path / "x", images)
   assert not (tmp_path / "x").exists()
   assert write(tmp_path / "x", images)
@@ -139,7 +139,7 @@ def test_the_first_of_two_writers_wins(tmp_path, images):
   np.testing.assert_array_equal(data.arrays["images"], images)
 
 
-def test_a_writer_that_lost_its_chunks_to_a_faster_one_is_done(
+def test_a_writer_ends_if_another_one_has_finished_the_same_set(
   tmp_path, images
 ):
   def make_chunks(chunks):
@@ -161,9 +161,9 @@ def test_a_disk_that_cannot_be_written_is_named(tmp_path, images):
 
 
 def test_a_full_disk_leaves_only_whole_chunks(tmp_path, images):
-  """A limit on the size of files fails writes as a full disk does."""
+  """A limit on file sizes makes writes fail as on a full disk."""
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  # The chunks fit, the array that they are merged into does not.
+  # The chunks fit, but the merged array does not.
   write(tmp_path / "x", images, shard=0, num_shards=3)
   (chunk,) = store.partial_directory(tmp_path / "x").glob("*.npz")
   for limit in (chunk.stat().st_size - 1, chunk.stat().st_size):
@@ -267,15 +267,15 @@ def test_damage_is_named_with_what_to_do(tmp_path, images, damage, words):
   damage(tmp_path / "x")
   with pytest.raises(store.DamagedError, match=words) as error:
     store.read(tmp_path / "x")
-  assert "Delete that folder; it is prepared again" in str(error.value)
+  assert "Delete that folder; the next command prepares it" in str(error.value)
 
 
-def test_there_is_nothing_to_read_where_nothing_was_prepared(tmp_path):
+def test_reading_a_set_that_was_not_prepared_fails(tmp_path):
   with pytest.raises(FileNotFoundError):
     store.read(tmp_path / "x")
 
 
-def test_a_split_gives_chosen_examples_in_its_own_order(images):
+def test_a_split_returns_its_examples_in_its_order(images):
   arrays = {"images": images, "segments": images[..., 0]}
   split = store.Split(arrays, np.array([7, 2, 5]))
   assert len(split) == 3

@@ -36,7 +36,7 @@ GENUINE = tetrominoes.Scenes(
 GENUINE_PIXELS = (
   "a87960346d896eb79b76520c14bb2062951f15b53410ce38d424fbc665156e08"
 )
-# The records themselves, where they lie beside the repository.
+# The records themselves; without them the tests are skipped.
 GENUINE_RECORDS = (
   Path(__file__).parents[3] / "shared/data/tetrominoes_mini.tfrecords"
 )
@@ -96,7 +96,7 @@ def test_shapes_and_colors_are_uniform_and_positions_are_not_on_a_lattice():
   assert len(codes) == 6
   np.testing.assert_allclose(counts / counts.sum(), 1 / 6, atol=0.01)
   shapes = np.bincount(scenes.shapes.reshape(-1), minlength=20)[1:]
-  # Rejecting overlaps favours compact shapes a little.
+  # Rejecting overlaps makes compact shapes slightly more frequent.
   assert 0.03 < shapes.min() / shapes.sum() < 1 / 19
   assert shapes.max() / shapes.sum() < 0.08
   assert set(np.unique(scenes.rows % 5)) == {0, 1, 2, 3, 4}
@@ -116,7 +116,7 @@ def test_options_of_the_small_variants():
   assert segments.shape == (300, 18, 18)
   for piece in (1, 2, 3):
     assert ((segments == piece).sum(axis=(1, 2)) == 16).all()
-  # Within two pixels of a piece there is no other one, diagonals included.
+  # No other piece is within two pixels of a piece, also diagonally.
   for rows in range(-2, 3):
     for columns in range(-2, 3):
       a = segments[:, 2:-2, 2:-2]
@@ -131,7 +131,7 @@ def test_options_of_the_small_variants():
     assert len({tuple(color) for color in colors.tolist()}) == 3
 
 
-def test_a_chunk_depends_on_its_seed_and_number_alone():
+def test_a_chunk_depends_only_on_its_seed_and_number():
   options = {"image_size": 16, "block_size": 2}
   chunk = tetrominoes.generate(2, seed=3, **options)["images"]
   again = tetrominoes.generate(2, seed=3, **options)["images"]
@@ -142,7 +142,9 @@ def test_a_chunk_depends_on_its_seed_and_number_alone():
 
 
 def test_scenes_without_room_are_refused():
-  with pytest.raises(ValueError, match="image_size=12 has hardly room for 6"):
+  with pytest.raises(
+    ValueError, match="image_size=12 has too little room for 6"
+  ):
     tetrominoes.check_options(image_size=12, block_size=3, num_objects=6)
   with pytest.raises(ValueError, match="no room for a tetromino"):
     tetrominoes.check_options(image_size=12, block_size=4)
