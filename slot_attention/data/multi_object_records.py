@@ -213,7 +213,7 @@ def download(name: str, folder: Path) -> Path:
     raise OSError(
       f"{url} (about {FORMATS[name].gigabytes:g} GB) cannot be downloaded to"
       f" {folder}: {getattr(error, 'reason', error)}. The downloaded part is"
-      " kept, and the same command continues from there. If you have the file,"
+      " kept, and the same command goes on from there. If you have the file,"
       " set data.path to it instead"
     ) from error
   return path

@@ -1,1 +1,1 @@
-"""One loop for every task: training, evaluation, and a run on the disk."""
+"""Training, evaluation, and the files of a run, the same for every task."""

@@ -1,10 +1,10 @@
 """The Orbax checkpoints of a run.
 
-  WORKDIR/checkpoints/STEP/params     the model's parameters
-  WORKDIR/checkpoints/STEP/optimizer  the optimiser's state
+  WORKDIR/checkpoints/STEP/params     the parameters of the model
+  WORKDIR/checkpoints/STEP/optimizer  the state of the optimiser
 
-STEP counts finished updates. A checkpoint appears whole or not at all, and has
-checksums of its arrays. Nothing is pickled.
+STEP is the number of finished updates. A checkpoint exists only when it is
+complete, and it has checksums of its arrays. No file is pickled.
 """
 
 from collections.abc import Iterator
@@ -28,28 +28,30 @@ from slot_attention import parallel, tasks
 def open_checkpoints(
   workdir: Path, keep: int, newest: int
 ) -> Iterator[ocp.CheckpointManager]:
-  """Orbax's manager of a run's checkpoints, which saves in the background.
+  """Opens Orbax's manager of a run's checkpoints as a context.
 
-  Used as a context, which waits for the last one.
+  The manager saves in the background. The end of the context waits for the last
+  checkpoint.
 
   Args:
-    workdir: of the run.
-    keep: how many of the newest to keep.
-    newest: step from which the run goes on. Checkpoints of later ones could not
-      be restored; they are moved to WORKDIR/damaged-checkpoint-STEP-*.
+    workdir: folder of the run.
+    keep: number of newest checkpoints to keep.
+    newest: step of the checkpoint from which the run continues. Later
+      checkpoints could not be restored; they are moved to
+      WORKDIR/damaged-checkpoint-STEP-*.
 
   Raises:
-    OSError: if the last one cannot be saved.
+    OSError: if the last checkpoint cannot be saved.
   """
   if parallel.is_first_process():
     for step, path in _damaged(workdir, newest):
-      # Renaming replaces an empty folder.
+      # The empty temporary folder reserves a name; renaming replaces it.
       aside = tempfile.mkdtemp(
         prefix=f"damaged-checkpoint-{step}-", dir=workdir
       )
       path.rename(aside)
       logging.warning("%s was moved to %s", path, aside)
-  parallel.any_process(False)  # Waits for the first one.
+  parallel.any_process(False)  # All processes wait for the first one.
   manager = ocp.CheckpointManager(
     _folder(workdir),
     item_handlers=_handlers(),
@@ -60,7 +62,7 @@ def open_checkpoints(
   try:
     yield manager
   except BaseException:
-    with contextlib.suppress(Exception):  # It raises the same once more.
+    with contextlib.suppress(Exception):  # It would raise the error again.
       manager.close()
     raise
   with _errors_of_saving(workdir):
@@ -71,13 +73,19 @@ def open_checkpoints(
 def save(
   manager: ocp.CheckpointManager, step: int, params: Any, optimizer: Any
 ) -> None:
-  """Begins to save; the end of the manager's context waits for the end.
+  """Starts to save a checkpoint in the background.
+
+  Args:
+    manager: manager from `open_checkpoints`.
+    step: number of finished updates.
+    params: parameters of the model.
+    optimizer: state of the optimiser.
 
   Raises:
-    OSError: if this one or the one before cannot be saved. Those that were
-      saved before stay.
+    OSError: if this checkpoint or the one before cannot be saved. Earlier
+      checkpoints stay intact.
   """
-  # On the host they do not depend on the devices that restore them.
+  # Checkpoints of host arrays can be restored on any number of devices.
   items = jax.device_get({"params": params, "optimizer": optimizer})
   with _errors_of_saving(manager.directory.parent):
     manager.save(
@@ -92,21 +100,23 @@ def save(
 def restore_newest(
   workdir: Path | str, **like: Any
 ) -> tuple[int, dict[str, Any]] | None:
-  """Restores the newest checkpoint that is whole, as arrays on the host.
+  """Restores the newest intact checkpoint as arrays on the host.
 
-  A damaged one is named in a warning, and the one before is taken.
+  If a checkpoint is damaged, a warning names it, and the one before is tried.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     **like: "params" and "optimizer", trees of arrays with the shapes and types
-      to restore; if left out, only "params" is restored, with those it has.
+      to restore. If they are left out, only the parameters are restored, with
+      the shapes and types of the checkpoint.
 
   Returns:
-    The step and what was restored of it; None if there is no checkpoint.
+    The step, and a dict of "params" and, if asked for, "optimizer". None if
+    there is no checkpoint.
 
   Raises:
-    ValueError: if all are damaged, or one is whole but its parameters have
-      other names or shapes; names them.
+    ValueError: if all checkpoints are damaged, or if the parameters of an
+      intact one have other names or shapes than `like`, which are named.
   """
   if not _folder(workdir).exists():
     return None
@@ -126,7 +136,7 @@ def restore_newest(
         return step, {"params": params, "optimizer": optimizer}
       except MisfitError:
         raise
-      except Exception as error:  # Whatever Orbax stumbles over.
+      except Exception as error:  # Orbax raises many kinds of errors.
         damaged.append(
           f"{manager.directory / str(step)} is damaged ({_first_line(error)})"
         )
@@ -140,18 +150,20 @@ def restore_newest(
 
 
 class MisfitError(ValueError):
-  """Parameters with other names or shapes than a model's."""
+  """The parameters of a checkpoint do not fit the model."""
 
 
 def check_fit(
   params: Any, task: tasks.Task, image_shape: tuple[int, int, int]
 ) -> None:
-  """Raises a MisfitError that names the parameters which a task has not.
+  """Raises a MisfitError if parameters do not fit a task.
+
+  The error names the parameters and their shapes.
 
   Args:
-    params: loaded.
-    task: that shall use them, on images [H, W, C].
-    image_shape: H, W, C.
+    params: the parameters.
+    task: the task that will use the parameters.
+    image_shape: H, W and C of the images.
   """
   needed = jax.eval_shape(
     lambda key: task.init(key, image_shape), jax.random.key(0)
@@ -193,7 +205,7 @@ def _handlers():
 
 
 def _damaged(workdir, newest):
-  """Number and path of the checkpoints after the newest that is whole."""
+  """Lists step and path of the checkpoints after the newest intact one."""
   return [
     (int(path.name), path)
     for path in _folder(workdir).glob("*")
@@ -202,13 +214,13 @@ def _damaged(workdir, newest):
 
 
 def _restore(manager, step, name, like=None):
-  """A tree of numpy arrays; raises something if it is not what was saved."""
+  """Restores a tree of NumPy arrays; raises an error if it is damaged."""
   if like is None:
     like = dict(manager.item_metadata(step)[name].tree)
   like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
   args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
   tree = manager.restore(step, args=args)[name]
-  # Orbax does not notice changed numbers. Older checkpoints have no checksums.
+  # Orbax does not detect changed numbers. Old checkpoints have no checksums.
   digest = _digest(tree)
   if manager.metadata(step).custom_metadata.get(name, digest) != digest:
     raise ValueError(f"the checksum of its {name} is wrong")
@@ -225,15 +237,18 @@ def _digest(tree):
 
 @contextlib.contextmanager
 def _errors_of_saving(workdir):
-  """Orbax raises what tensorstore does: a ValueError if the disk is full."""
+  """Turns errors of saving into an OSError that says what to do.
+
+  If the disk is full, tensorstore and therefore Orbax raise a ValueError.
+  """
   try:
     yield
   except Exception as error:
     full = os.strerror(errno.ENOSPC)
     reason = full if full in str(error) else _first_line(error)
     raise OSError(
-      f"a checkpoint cannot be saved in {workdir}: {reason}. Those"
-      " saved before are intact: make room, and the same command goes on"
+      f"a checkpoint cannot be saved in {workdir}: {reason}. Earlier"
+      " checkpoints are intact: make room, and the same command goes on"
     ) from error
 
 

@@ -1,4 +1,4 @@
-"""From parameters to the paper's numbers."""
+"""Evaluates parameters: the paper's numbers, pictures and sweeps."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -16,28 +16,27 @@ from slot_attention.data import batches, loading, store
 from slot_attention.progress import progress_bar
 from slot_attention.training import checkpoints, runs, writers
 
-# Evaluation noise is fixed: the initial slots of an example are the same in
-# every evaluation of every run.
+# The initial slots of an example are the same in every evaluation of every run.
 _SLOTS_KEY_SEED = 0
 
-# Iterations T of a sweep; the paper goes from 1 (Figure 12) to 7 (Figure 5),
-# and this further, to where more may harm.
+# Iterations T of a sweep. The paper has 1 (Figure 12) to 7 (Figure 5). Larger
+# numbers show whether more iterations do harm.
 SWEPT_ITERATIONS = range(1, 11)
 
-# Examples in a picture.
+# Number of examples in a picture.
 _NUM_PICTURES = 4
 
 
 def make_evaluator(
   task: tasks.Task, split: store.Split, *, batch_size: int, placement: str
 ) -> Callable[[Any], dict[str, float]]:
-  """Compiles the evaluation of a split.
+  """Makes a function that evaluates parameters.
 
   Args:
-    task: what to measure.
-    split: every example of it is measured once.
-    batch_size: over all devices.
-    placement: of the data, see `batches.Feeder`.
+    task: the task of the parameters.
+    split: the examples. Each one is measured once.
+    batch_size: number of examples in a batch, over all devices.
+    placement: placement of the data, see `batches.Feeder`.
 
   Returns:
     A function of replicated parameters that returns the metrics.
@@ -47,7 +46,10 @@ def make_evaluator(
 
 
 def _make_measurer(task, split, batch_size, placement):
-  """Compiles what measures every example, `task.measure`, on the host."""
+  """Makes a function that applies `task.measure` to all examples.
+
+  It returns host arrays with one row for each example.
+  """
   feeder = batches.Feeder(split, placement)
 
   @functools.cache
@@ -89,11 +91,11 @@ def evaluate_run(
   """Evaluates the newest checkpoint of a run and draws its pictures.
 
   Args:
-    config: the run's own, or one with other data, K or T.
-    workdir: of the run.
+    config: the config of the run, in which data, K and T may be changed.
+    workdir: folder of the run.
 
   Returns:
-    The metrics; they are also written, see `report`.
+    The metrics, which are also written, see `report`.
   """
   config = validation.checked(config, num_devices=parallel.num_devices())
   task, data, params, step = _load(workdir, config)
@@ -115,24 +117,33 @@ def sweep_run(
 ) -> list[dict[str, float]]:
   """Evaluates the newest checkpoint with other T and K, without training.
 
-  Three sweeps: over T (Figures 5 centre, 12); over T for images of each number
-  N of objects (Figures 21, 22); and over N with as many slots as fit N, that is
-  with the config's slots beyond data.max_objects (Figure 5 right, where K = N).
-  For numbers of objects that the run has not seen, set data.max_objects.
+  There are three sweeps:
+    iterations: over T, on all images (Figures 5 centre, 12);
+    objects: over T, on the images of each number N of objects (Figures 21, 22);
+    slots: over N, on the images with N objects, where K - N is as large as
+      num_slots - max_objects in training (Figure 5 right, where K = N).
+  To sweep over numbers of objects that were left out in training, change
+  data.max_objects.
 
   Args:
-    config: the run's own, or one with other data.
-    workdir: of the run.
+    config: the config of the run, in which the data may be changed.
+    workdir: folder of the run.
 
   Returns:
-    A row for each evaluation: "sweep", "num_iterations", "num_slots",
-    "num_objects" (0 for images of all), "num_examples", and the metrics. They
-    are also written into the folder of `report` as sweep.json and, if any is in
-    percent, drawn as sweep.png.
+    A dict for each evaluation: "sweep", "num_iterations", "num_slots",
+    "num_objects" (0 for all images), "num_examples", and the metrics. The dicts
+    are also written to sweep.json in the folder of `report`. If any metric is
+    in percent, it is drawn in sweep.png.
+
+  Raises:
+    ValueError: if the run has no Slot Attention, or cannot be loaded.
   """
   config = validation.checked(config, num_devices=parallel.num_devices())
   if "slot_attention" not in config.model:
-    raise ValueError("only Slot Attention has iterations and slots to sweep")
+    raise ValueError(
+      "the Slot MLP cannot be swept: it has no iterations and a fixed number of"
+      " slots"
+    )
   trained = runs.load_config(workdir)
   spare_slots = (
     trained.model.slot_attention.num_slots - trained.data.max_objects
@@ -193,7 +204,7 @@ def sweep_run(
   _write_json(folder / "sweep.json", result)
   print(folder / "sweep.json")
   names = [name for name in rows[0] if name.startswith(("ap_", "fg_", "attn_"))]
-  if names:  # Without masks there may be nothing in percent.
+  if names:  # Without masks, object discovery has no metric in percent.
     _draw_sweep(folder / "sweep.png", rows, names, iterations, slots)
     print(folder / "sweep.png")
   return rows
@@ -225,7 +236,7 @@ def _draw_sweep(path, rows, names, num_iterations, num_slots):
 
 
 def _load(workdir, config):
-  """Task, data, replicated parameters and step of a run's newest checkpoint."""
+  """Loads task, data, replicated parameters and step of a run."""
   run = runs.load(workdir)
   task = tasks.make_task(config)
   data = loading.load(config.data)
@@ -239,21 +250,22 @@ def make_artist(
   task: tasks.Task,
   data: loading.Data,
 ) -> Callable[[Any], list[Path]]:
-  """Compiles what draws the pictures of a run.
+  """Makes a function that draws the pictures of a run.
 
-  They lie in WORKDIR/eval_NAME_SOURCE, after the data: the PNG files of
-  `task.draw` for the first evaluation examples. WORKDIR/curves.png shows how
-  the metrics came about.
+  The PNG files of `task.draw` for the first evaluation examples go to
+  WORKDIR/eval_NAME_SOURCE, where NAME and SOURCE are those of the data.
+  WORKDIR/curves.png shows the metrics over the training steps.
 
   Args:
-    workdir: of the run.
-    config: that is evaluated.
-    task: that the config describes.
-    data: that is evaluated; its split "eval".
+    workdir: folder of the run.
+    config: the config of the evaluation.
+    task: the task of the config.
+    data: the data, whose split "eval" is used.
 
   Returns:
     A function of replicated parameters that returns the paths of the pictures.
-    It is for one process alone, and draws over its earlier ones.
+    Only one process may call it. Each call overwrites the pictures of the call
+    before.
   """
   split = data.splits["eval"]
   examples = np.arange(min(_NUM_PICTURES, len(split)))
@@ -281,12 +293,12 @@ def report(
   """Prints metrics, and writes them to metrics.json beside the pictures.
 
   Args:
-    workdir: of the run.
-    config: that was evaluated.
-    data: that was evaluated; its split "eval".
-    step: of the checkpoint.
-    metrics: of the evaluation.
-    pictures: of `make_artist`; shown in TensorBoard as well.
+    workdir: folder of the run.
+    config: the config of the evaluation.
+    data: the data, whose split "eval" was used.
+    step: step of the checkpoint.
+    metrics: the metrics.
+    pictures: the pictures of `make_artist`, which TensorBoard also shows.
   """
   result = {
     "step": step,
@@ -308,9 +320,9 @@ def report(
 
 
 def _draw_history(workdir):
-  """Draws the loss, and the metrics of the evaluations, over the steps."""
+  """Draws losses and evaluation metrics over the training steps."""
   history = workdir / "metrics.jsonl"
-  if not history.exists():  # Of a converted run.
+  if not history.exists():  # Converted runs have no history.
     return []
   lines = [json.loads(line) for line in history.read_text().splitlines()]
   losses, metrics = {}, {}
@@ -337,7 +349,7 @@ def _write_json(path, value):
 
 
 def _flatten(computed):
-  """Average precision is one metric with a value for each threshold."""
+  """Gives each threshold of average precision a metric of its own."""
   flat = {}
   for name, value in computed.items():
     if isinstance(value, dict):

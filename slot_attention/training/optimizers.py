@@ -11,12 +11,19 @@ def learning_rate_schedule(
   decay_rate: float,
   decay_steps: int,
 ) -> optax.Schedule:
-  """The official schedule: exponential decay, which also runs in the warm-up.
+  """Returns the official schedule: linear warm-up and exponential decay.
 
-  At the 0-based step s,
-  learning_rate * min(1, s / warmup_steps) * decay_rate ** (s / decay_steps);
-  the first update has rate 0. (`optax.warmup_exponential_decay_schedule` begins
-  to decay after the warm-up.)
+  The decay starts with the warm-up, while that of
+  `optax.warmup_exponential_decay_schedule` starts after it. The rate of step s,
+  counted from 0, is
+  learning_rate * min(1, s / warmup_steps) * decay_rate ** (s / decay_steps).
+  The rate of the first update is therefore 0.
+
+  Args:
+    learning_rate: rate after the warm-up, if there were no decay.
+    warmup_steps: number of steps of the warm-up; 0 for none.
+    decay_rate: factor of the rate after `decay_steps` steps.
+    decay_steps: number of steps for one factor `decay_rate`.
   """
 
   def schedule(step):
@@ -29,16 +36,16 @@ def learning_rate_schedule(
 def make_optimizer(
   schedule: optax.Schedule, max_grad_norm: float
 ) -> optax.GradientTransformation:
-  """Adam with the paper's constants (Table 11a).
+  """Makes Adam with the paper's constants (Table 11a).
 
-  Optax adds epsilon after it corrects the bias of the moments, TensorFlow
-  before. The first updates differ by 3e-5 and later ones ever less: after about
-  1,000 steps nothing of it is left.
+  Optax adds epsilon after the bias correction of the moments, TensorFlow before
+  it. The first updates therefore differ by 3e-5. The difference decreases and
+  is gone after about 1,000 steps.
 
   Args:
-    schedule: learning rate of a step.
-    max_grad_norm: global norm to which gradients are clipped; 0 leaves them as
-      they are, as in the paper.
+    schedule: function from a step to its learning rate.
+    max_grad_norm: largest global norm of the gradients, to which larger ones
+      are clipped. 0 turns clipping off, as in the paper.
   """
   adam = optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8)
   if not max_grad_norm:

@@ -1,7 +1,7 @@
-"""A run's folder, and what it holds beside the checkpoints.
+"""The folder of a run, with its config and its lock.
 
-WORKDIR/config.json    the config of the run; whose folder this is
-WORKDIR/lock           held while the run trains
+WORKDIR/config.json    the config of the run to which the folder belongs
+WORKDIR/lock           locked while the run trains
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ import ml_collections
 from slot_attention import parallel, tasks, validation
 from slot_attention.training import checkpoints
 
-# Fields that may change when a run goes on: they do not touch its numbers, or
-# only in rounding.
+# Fields that may change when a run continues, because they change its results
+# at most by rounding.
 RUN_FIELDS = (
   "num_steps",
   "max_minutes",
@@ -42,10 +42,11 @@ class Run(NamedTuple):
   """A run loaded from its folder.
 
   Attributes:
-    config: the run's own.
-    task: that the config describes; `task.apply(params, batch, key)`.
-    params: of `task.model`.
-    step: finished updates.
+    config: the config of the run.
+    task: the task of the config. `task.apply(params, batch, key)` applies its
+      model.
+    params: parameters of the model.
+    step: number of finished updates.
   """
 
   config: ml_collections.ConfigDict
@@ -55,11 +56,15 @@ class Run(NamedTuple):
 
 
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-  """Makes the folder of a run, or checks that an existing one is this run's.
+  """Makes the folder of a run, or checks that it belongs to this run.
+
+  Args:
+    workdir: folder of the run.
+    config: config of the run.
 
   Raises:
     ValueError: if the folder belongs to a run with another config.
-    OSError: if it cannot be written.
+    OSError: if the folder cannot be written.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -90,34 +95,34 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-  """Writes the config of a run; from now on the folder belongs to it.
+  """Writes the config of a run. From then on, the folder belongs to the run.
 
   Raises:
-    ValueError: if other processes do not see what the first one wrote.
+    ValueError: if the processes do not share the folder.
   """
   path = workdir / "config.json"
   if parallel.is_first_process():
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     os.replace(partial, path)
-  parallel.any_process(False)  # Waits for the first one.
-  patience = 60  # Seconds in which a network disk shows what is new.
+  parallel.any_process(False)  # All processes wait for the first one.
+  patience = 60  # Seconds until a network disk shows the new file.
   while not path.exists() and patience:
     time.sleep(1)
     patience -= 1
   if parallel.any_process(not patience):
     raise ValueError(
       f"the processes do not share the workdir {workdir}: choose a folder on a"
-      " disk that all of them see"
+      " disk that all of them use"
     )
 
 
 def load_config(workdir: Path | str) -> ml_collections.ConfigDict:
-  """The config of a run, checked whole.
+  """Loads and checks the config of a run.
 
   Raises:
-    ValueError: if there is no run in this folder, or its config is damaged or
-      cannot be used.
+    ValueError: if there is no run in this folder, or if its config is damaged
+      or invalid.
   """
   path = Path(workdir) / "config.json"
   if not path.exists():
@@ -136,8 +141,8 @@ def load(workdir: Path | str) -> Run:
   """Loads the newest checkpoint of a run, without its optimiser.
 
   Raises:
-    ValueError: if there is no run or no checkpoint in that folder, or all are
-      damaged.
+    ValueError: if there is no run or no checkpoint in this folder, or if all
+      checkpoints are damaged.
   """
   config = load_config(workdir)
   restored = checkpoints.restore_newest(workdir)
@@ -149,10 +154,10 @@ def load(workdir: Path | str) -> Run:
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-  """Keeps other runs from writing into the folder of this one.
+  """Locks the folder of a run, so that no other process trains there.
 
   Raises:
-    ValueError: if another run does.
+    ValueError: if another process has locked it.
   """
   with (workdir / "lock").open("w") as file:
     taken = False
@@ -172,14 +177,17 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def _tuples(value):
-  """JSON has no tuples; configs have no lists."""
+  """Converts lists to tuples: JSON has no tuples, and configs no lists."""
   if isinstance(value, dict):
     return {name: _tuples(child) for name, child in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _differences(there, here):
-  """Dotted name to the two values, where configs differ; None where absent."""
+  """Returns a dict from dotted name to both values where two configs differ.
+
+  The value of a missing field is None.
+  """
   there, here = _flatten(there.to_dict()), _flatten(here.to_dict())
   return {
     name: (there.get(name), here.get(name))

@@ -1,4 +1,4 @@
-"""When a run stops before its last step: after a signal, or out of time."""
+"""Stops a run before its last step, after a signal or a time limit."""
 
 from pathlib import Path
 import signal
@@ -11,23 +11,23 @@ from slot_attention import parallel
 
 
 class InterruptedRunError(KeyboardInterrupt):
-  """A signal ended the run before its last step; the state is saved."""
+  """A signal stopped the run before its last step, and its state is saved."""
 
 
 class Stopper:
-  """Watches the clock, SIGTERM and SIGINT, for the loop to end after its step.
+  """Tells the loop to stop after SIGTERM, SIGINT or the time limit.
 
-  It is a context, since it catches the signals. A second SIGINT interrupts at
-  once. Where there are many processes, JAX catches SIGTERM instead: see
+  It is a context, in which it catches the signals. A second SIGINT interrupts
+  immediately. If there are several processes, JAX catches SIGTERM instead, see
   `parallel.agree_to_stop`.
   """
 
   def __init__(self, start: float, max_minutes: float):
-    """Starts to watch.
+    """Sets the time limit.
 
     Args:
-      start: of the run, as `time.monotonic` told it.
-      max_minutes: that the run may take; 0 for no limit.
+      start: start of the run, a value of `time.monotonic`.
+      max_minutes: number of minutes that the run may take; 0 for no limit.
     """
     self._start, self._max_minutes = start, max_minutes
     self._is_out_of_time = False
@@ -35,10 +35,10 @@ class Stopper:
     self._handlers = {}
 
   def must_stop(self, dispatch: int) -> bool:
-    """Whether all processes stop after this dispatch.
+    """Returns whether all processes stop after this dispatch.
 
     Args:
-      dispatch: the number of dispatches that are done, one more at each call.
+      dispatch: number of finished dispatches. It grows by one with each call.
     """
     minutes = (time.monotonic() - self._start) / 60
     self._is_out_of_time = 0 < self._max_minutes <= minutes
@@ -47,17 +47,24 @@ class Stopper:
     )
 
   def explain(self, step: int, num_steps: int, workdir: Path) -> None:
-    """Says why the run has stopped before its last step.
+    """Reports why the run stopped before its last step.
+
+    If the time limit stopped it, the reason is logged.
+
+    Args:
+      step: number of finished steps.
+      num_steps: number of steps of the whole run.
+      workdir: folder of the run.
 
     Raises:
-      InterruptedRunError: if it was a signal.
+      InterruptedRunError: if a signal stopped it.
     """
     message = (
       f"step {step} of {num_steps} is saved in {workdir}; the same command goes"
       " on from there"
     )
     if not parallel.any_process(self._is_out_of_time):
-      # Where JAX catches SIGTERM, it does not say so.
+      # If JAX has caught SIGTERM, `_signals` is empty.
       name = (self._signals or [signal.SIGTERM])[0].name
       raise InterruptedRunError(f"{name}: {message}")
     logging.info("max_minutes=%g: %s.", self._max_minutes, message)

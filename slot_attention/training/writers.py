@@ -1,4 +1,4 @@
-"""Metrics of a run: JSON lines always, TensorBoard where TensorFlow is."""
+"""Writes the metrics of a run as JSON lines and for TensorBoard."""
 
 from collections.abc import Sequence
 import contextlib
@@ -17,14 +17,15 @@ from slot_attention import parallel
 class MetricWriter:
   """Appends to WORKDIR/metrics.jsonl and to TensorBoard event files.
 
-  Each line is one JSON object: "step", "split", and the metrics. It holds
-  nothing that depends on the clock, so that a resumed run writes the lines of
-  an undisturbed one. Lines after `step`, from work that no checkpoint kept,
-  are taken out at the start. Only the first process writes. Used as a context,
-  which closes the files.
+  The event files are written only if TensorFlow is installed. Each line of
+  metrics.jsonl is a JSON object with "step", "split" and the metrics. It does
+  not contain times, so that a resumed run writes the same lines as a run
+  without interruption. Lines after `step`, for which there is no checkpoint,
+  are removed at the start. Only the first process writes. The writer is a
+  context, which closes the files.
 
   Raises:
-    OSError: if a file cannot be written; names it.
+    OSError: if a file cannot be written. The error names the file.
   """
 
   def __init__(self, workdir: Path, step: int):
@@ -37,7 +38,7 @@ class MetricWriter:
       self._tensorboard = _tensorboard(workdir)
 
   def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
-    """Writes metrics after `step` updates."""
+    """Writes the metrics after `step` updates."""
     if not self._file:
       return
     line = {"step": step, "split": split, **metrics}
@@ -51,13 +52,13 @@ class MetricWriter:
       self._tensorboard.flush()
 
   def write_pictures(self, step: int, pictures: Sequence[Path]) -> None:
-    """Shows PNG files, drawn after `step` updates, in TensorBoard."""
+    """Writes PNG files, drawn after `step` updates, for TensorBoard."""
     if self._tensorboard:
       _write_pictures(self._tensorboard, step, pictures)
       self._tensorboard.flush()
 
   def sync(self) -> None:
-    """Returns when the lines are on the disk, also if the power fails."""
+    """Waits until the lines are on the disk and survive a power failure."""
     if self._file:
       with self._errors_of_the_disk():
         os.fsync(self._file.fileno())
@@ -67,7 +68,7 @@ class MetricWriter:
 
   def __exit__(self, *_) -> None:
     if self._file:
-      # What could not be written is not tried again.
+      # Closing would fail again for data that could not be written.
       with contextlib.suppress(OSError):
         self._file.close()
     if self._tensorboard:
@@ -89,7 +90,7 @@ class MetricWriter:
     kept = [
       line
       for line in self._path.read_text().splitlines(keepends=True)
-      # A line without its end was being written when the process died.
+      # The last line is incomplete if the process died while writing it.
       if line.endswith("\n") and json.loads(line)["step"] <= step
     ]
     partial = self._path.with_suffix(".partial")
@@ -103,16 +104,17 @@ def show_run(
   pictures: Sequence[Path],
   config: ml_collections.ConfigDict,
 ) -> None:
-  """Shows pictures and the config of a run in TensorBoard, if it is there.
+  """Writes pictures and the config of a run for TensorBoard.
 
-  Not while the run is written to by a `MetricWriter`: TensorBoard follows the
-  newest file of a folder only.
+  Without TensorFlow it does nothing. Do not call it while a `MetricWriter` is
+  open for the run, because TensorBoard follows only the newest file of a
+  folder.
 
   Args:
-    workdir: of the run.
-    step: of the checkpoint.
+    workdir: folder of the run.
+    step: step of the checkpoint.
     pictures: PNG files.
-    config: whose fields TensorBoard lists as hyper-parameters.
+    config: config of the run. TensorBoard lists its fields as hyper-parameters.
   """
   tensorboard = _tensorboard(workdir)
   if not tensorboard:

@@ -286,7 +286,7 @@ def test_an_interrupted_download_continues_where_it_stopped(tmp_path, behavior):
 def test_the_next_command_continues_a_download(tmp_path, behavior):
   behavior.sizes = [2_000_000, 0]
   with pytest.raises(
-    OSError, match="interrupted. The downloaded part is kept, .* continues"
+    OSError, match="interrupted. The downloaded part is kept, .* goes on"
   ):
     multi_object_records.download("tetrominoes", tmp_path)
   assert files_of(tmp_path) == {"some.tfrecords.partial": CONTENT[:2_000_000]}
