@@ -3,6 +3,7 @@
 What comes after the door relies on it: nothing checks a config's types again.
 """
 
+from absl import logging
 import ml_collections
 
 from slot_attention import tasks
@@ -71,6 +72,37 @@ def checked(
   _check_devices(config, num_devices)
   _check_data_for_task(config, task)
   return config
+
+
+def warn_about_slots(
+  config: ml_collections.ConfigDict, task: tasks.Task
+) -> None:
+  """Warns if a model has too few slots for the data, or more than twice enough.
+
+  A model that draws images needs a slot for each object and one for the
+  background. A model that describes objects needs one for each object.
+
+  Args:
+    config: that `checked` has returned.
+    task: that the config describes.
+  """
+  num_slots = task.model.slot_attention.num_slots
+  max_objects = config.data.max_objects
+  needed = max_objects + (not task.num_outputs)
+  what = f"data.max_objects={max_objects} needs {needed} slots"
+  if num_slots < needed:
+    logging.warning(
+      "num_slots=%d is too few: %s. Objects will share a slot or be missed.",
+      num_slots,
+      what,
+    )
+  elif num_slots > 2 * needed:
+    logging.warning(
+      "num_slots=%d is more than twice what is needed: %s. Objects may be split"
+      " over several slots.",
+      num_slots,
+      what,
+    )
 
 
 def _check_steps(config):

@@ -257,6 +257,35 @@ def test_a_converted_checkpoint_computes_what_the_official_code_computes(
   np.testing.assert_allclose(outputs[name][0], expected, atol=1e-4)
 
 
+def test_the_files_and_the_folder_of_a_checkpoint_stand_for_it(tmp_path):
+  for step in (60, 500):
+    for ending in ("index", "data-00000-of-00001"):
+      (tmp_path / f"ckpt-{step}.{ending}").touch()
+  newest = tmp_path / "ckpt-500"
+  for name in (
+    "",
+    "ckpt-500",
+    "ckpt-500.index",
+    "ckpt-500.data-00000-of-00001",
+  ):
+    assert convert.find_official(tmp_path / name) == newest
+  assert convert.find_official(tmp_path / "ckpt-60").name == "ckpt-60"
+  (tmp_path / "empty").mkdir()
+  for name in ("ckpt-7", "ckpt-7.index", "empty"):
+    with pytest.raises(ValueError, match="neither .* nor a folder that holds"):
+      convert.find_official(tmp_path / name)
+
+
+def test_a_published_checkpoint_gets_the_data_of_the_authors(converted):
+  task, _, folder = converted
+  data = runs.load_config(folder / "run").data
+  assert (data.name, data.source) == ("clevr", "original")
+  assert (data.num_train, data.num_examples) == (69_488, 84_488)
+  is_discovery = task == "object_discovery"
+  assert data.preprocessing.crop == is_discovery
+  assert data.max_objects == (6 if is_discovery else 10)
+
+
 def test_a_converted_run_can_be_trained_on(converted):
   _, _, folder = converted
   run = runs.load(folder / "run")

@@ -38,3 +38,19 @@ def test_in_bfloat16_convolutions_are_and_the_rest_is_not(config):
   assert (convolutions32, convolutions16) == ({"f32"}, {"bf16"})
   assert loss32 != loss16
   assert loss32 == pytest.approx(loss16, rel=0.01)
+
+
+def test_a_task_needs_no_example_ids_where_the_slots_are_given(config):
+  task = tasks.make_task(config)
+  params = task.init(jax.random.key(0), (12, 12, 3))
+  images = jnp.zeros((2, 12, 12, 3))
+  slots = jax.random.normal(jax.random.key(1), (2, 5, 8))
+  outputs = [
+    task.apply(params, batch, jax.random.key(2), slots=slots)
+    for batch in (
+      {"images": images},
+      {"images": images, "example_ids": jnp.array([7, 3])},
+    )
+  ]
+  assert outputs[0]["masks"].shape == (2, 5, 12, 12, 1)
+  np.testing.assert_array_equal(*(x["masks"] for x in outputs))

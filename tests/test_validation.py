@@ -12,7 +12,7 @@ import pytest
 
 import configs
 from configs import smoke
-from slot_attention import validation
+from slot_attention import tasks, validation
 from slot_attention.training import (
   evaluate,
   train,
@@ -199,6 +199,30 @@ def test_a_field_that_a_module_has_by_default_may_be_left_out(config):
   del older.model.decoder.remat_chunk_size
   assert "temperature" not in older.model.slot_attention
   assert validation.checked(older) == validation.checked(config)
+
+
+@pytest.mark.parametrize(
+  "name, max_objects, num_slots, words",
+  [
+    ("quickstart", 3, 4, None),
+    ("quickstart", 3, 3, "max_objects=3 needs 4 slots. Objects will share"),
+    ("quickstart", 3, 8, None),
+    ("quickstart", 3, 9, "more than twice what is needed"),
+    ("clevr_set_prediction", 10, 10, None),
+    ("clevr_set_prediction", 10, 9, "max_objects=10 needs 10 slots"),
+    ("slot_mlp:quickstart", 3, 3, "num_slots=3 is too few"),
+  ],
+)
+def test_too_few_and_too_many_slots_are_warned_of(
+  name, max_objects, num_slots, words, caplog
+):
+  config = configs.load(name)
+  config.data.max_objects = max_objects
+  section = "slot_mlp" if "slot_mlp" in config.model else "slot_attention"
+  config.model[section].num_slots = num_slots
+  config = validation.checked(config)
+  validation.warn_about_slots(config, tasks.make_task(config))
+  assert (words or "") in caplog.text and bool(words) == bool(caplog.text)
 
 
 @pytest.mark.parametrize("name", configs.names())

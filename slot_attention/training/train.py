@@ -73,6 +73,7 @@ def train(
       f"data.num_train={config.data.num_train} leaves nothing to train on"
     )
   task = tasks.make_task(config)
+  validation.warn_about_slots(config, task)
   schedule = optimizers.learning_rate_schedule(
     learning_rate=config.learning_rate,
     warmup_steps=config.warmup_steps,
