@@ -44,13 +44,15 @@ _CROPPED_SIZE = (240, 320)
 def read_image(path: Path) -> np.ndarray:
   """Reads an image file as uint8 [H, W, 3], upright.
 
+  Images of 16 bits are scaled to 8. What is transparent becomes white.
+
   Raises:
-    ValueError: if the file cannot be read as an image; says why.
+    ValueError: if the file cannot be read as an image, or if its pixels have no
+      known range; says why.
   """
   try:
     with PIL.Image.open(path) as image:
-      upright = PIL.ImageOps.exif_transpose(image)
-      return np.asarray(upright.convert("RGB"))
+      return _to_rgb(PIL.ImageOps.exif_transpose(image))
   except PIL.UnidentifiedImageError as error:
     raise ValueError(f"{path} is not an image that Pillow knows") from error
   except OSError as error:
@@ -59,6 +61,24 @@ def read_image(path: Path) -> np.ndarray:
     ) from error
   except (SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
     raise ValueError(f"the image {path} cannot be read: {error}") from error
+
+
+def _to_rgb(image):
+  """uint8 [H, W, 3] from an image of any mode."""
+  if image.mode.startswith("I"):
+    # Pillow would clip these modes at 255. Old versions read 16 bits as "I".
+    pixels = np.asarray(image)
+    if image.mode == "I" and not 0 <= pixels.min() <= pixels.max() < 2**16:
+      raise ValueError("its pixels are integers of 32 bits, of unknown range")
+    pixels = np.rint(pixels / 257).astype(np.uint8)
+    return np.repeat(pixels[..., None], 3, axis=-1)
+  if image.mode == "F":
+    raise ValueError("its pixels are floating point numbers, of unknown range")
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, "white")
+    image = PIL.Image.alpha_composite(white, image)
+  return np.asarray(image.convert("RGB"))
 
 
 def crop(
