@@ -13,12 +13,12 @@ from absl import logging
 import jax
 
 from slot_attention import command, parallel, validation
-from slot_attention.training import evaluate, runs, train
+from slot_attention.training import evaluate, runs, sweep, train
 
 _MODES = {
   "train": train.train,
   "eval": evaluate.evaluate_run,
-  "sweep": evaluate.sweep_run,
+  "sweep": sweep.sweep_run,
 }
 
 

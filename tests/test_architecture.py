@@ -16,9 +16,10 @@ PLACES = (
   {"validation"},
   {"tasks"},
   {"data", "visualization", "plots", "losses", "metrics", "models"},
-  {"parallel", "progress", "command", "checks"},
+  {"parallel", "progress", "command"},
+  {"checks"},
 )
-# Within the last but one place.
+# The rooms of the place that has several import each other in this order.
 DATA_TO_METRICS = ("data", "visualization", "plots", "losses", "metrics")
 
 MODULES = {

@@ -47,7 +47,7 @@ from slot_attention.paper.rows import (
   rows_at,
   value_of,
 )
-from slot_attention.training import evaluate, train
+from slot_attention.training import evaluate, sweep, train
 
 _NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
 
@@ -201,7 +201,7 @@ def _measure(name, experiment, row, config, workdir):
   if not path.exists():
     config = changed(config, row.evaluation)
     if experiment.sweep:
-      swept = evaluate.sweep_run(config, workdir)
+      swept = sweep.sweep_run(config, workdir)
       measured = [x for x in swept if x["sweep"] == experiment.sweep]
     else:
       measured = evaluate.evaluate_run(config, workdir)

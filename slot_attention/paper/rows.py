@@ -59,7 +59,7 @@ class Experiment:
   Attributes:
     title: what it shows.
     rows: its models.
-    sweep: for curves, a sweep of `evaluate.sweep_run`; "" for bars.
+    sweep: for curves, a sweep of `sweep.sweep_run`; "" for bars.
     others: numbers of the paper for models that are not of this project.
     place: where the paper has it.
     see: another experiment that has some or all of its rows, or "".

@@ -1,10 +1,11 @@
 """Evaluates parameters: the paper's numbers, pictures and sweeps."""
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import functools
+import hashlib
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import jax
@@ -13,18 +14,16 @@ import numpy as np
 
 from slot_attention import parallel, plots, tasks, validation
 from slot_attention.data import batches, loading, store
-from slot_attention.progress import progress_bar
 from slot_attention.training import checkpoints, runs, writers
 
 # The initial slots of an example are the same in every evaluation of every run.
 _SLOTS_KEY_SEED = 0
 
-# Iterations T of a sweep. The paper has 1 (Figure 12) to 7 (Figure 5). Larger
-# numbers show whether more iterations do harm.
-SWEPT_ITERATIONS = range(1, 11)
-
 # Number of examples in a picture.
 _NUM_PICTURES = 4
+
+# The longest list of changes in the name of an evaluation's folder.
+_MAX_NAME = 100
 
 
 def make_evaluator(
@@ -41,14 +40,26 @@ def make_evaluator(
   Returns:
     A function of replicated parameters that returns the metrics.
   """
-  measure = _make_measurer(task, split, batch_size, placement)
-  return lambda params: _summarize(task, measure(params))
+  measure = make_measurer(
+    task, split, batch_size=batch_size, placement=placement
+  )
+  return lambda params: summarize(task, measure(params))
 
 
-def _make_measurer(task, split, batch_size, placement):
+def make_measurer(
+  task: tasks.Task, split: store.Split, *, batch_size: int, placement: str
+) -> Callable[..., dict[str, np.ndarray]]:
   """Makes a function that applies `task.measure` to all examples.
 
-  It returns host arrays with one row for each example.
+  Args:
+    task: the task.
+    split: the examples.
+    batch_size: number of examples in a batch, over all devices.
+    placement: placement of the data, see `batches.Feeder`.
+
+  Returns:
+    A function of replicated parameters and the keyword arguments num_slots and
+    num_iterations. It returns host arrays with one row for each example.
   """
   feeder = batches.Feeder(split, placement)
 
@@ -81,7 +92,10 @@ def _make_measurer(task, split, batch_size, placement):
   return measure
 
 
-def _summarize(task, measured):
+def summarize(
+  task: tasks.Task, measured: dict[str, np.ndarray]
+) -> dict[str, float]:
+  """The metrics of what `make_measurer` has measured of any examples."""
   return _flatten(task.metrics(measured).compute())
 
 
@@ -98,7 +112,7 @@ def evaluate_run(
     The metrics, which are also written, see `report`.
   """
   config = validation.checked(config, num_devices=parallel.num_devices())
-  task, data, params, step = _load(workdir, config)
+  task, data, params, step = load(workdir, config)
   evaluate = make_evaluator(
     task,
     data.splits["eval"],
@@ -112,130 +126,9 @@ def evaluate_run(
   return metrics
 
 
-def sweep_run(
-  config: ml_collections.ConfigDict, workdir: Path
-) -> list[dict[str, float]]:
-  """Evaluates the newest checkpoint with other T and K, without training.
-
-  There are three sweeps:
-    iterations: over T, on all images (Figures 5 centre, 12);
-    objects: over T, on the images of each number N of objects (Figures 21, 22);
-    slots: over N, on the images with N objects, where K - N is as large as
-      num_slots - max_objects in training (Figure 5 right, where K = N).
-  To sweep over numbers of objects that were left out in training, change
-  data.max_objects.
-
-  Args:
-    config: the config of the run, in which the data may be changed.
-    workdir: folder of the run.
-
-  Returns:
-    A dict for each evaluation: "sweep", "num_iterations", "num_slots",
-    "num_objects" (0 for all images), "num_examples", and the metrics. The dicts
-    are also written to sweep.json in the folder of `report`. If any metric is
-    in percent, it is drawn in sweep.png.
-
-  Raises:
-    ValueError: if the run has no Slot Attention, or cannot be loaded.
-  """
-  config = validation.checked(config, num_devices=parallel.num_devices())
-  if "slot_attention" not in config.model:
-    raise ValueError(
-      "the Slot MLP cannot be swept: it has no iterations and a fixed number of"
-      " slots"
-    )
-  trained = runs.load_config(workdir)
-  spare_slots = (
-    trained.model.slot_attention.num_slots - trained.data.max_objects
-  )
-  task, data, params, step = _load(workdir, config)
-  split = data.splits["eval"]
-  num_objects = split.num_objects
-  counts = np.unique(num_objects).tolist()
-  slots = config.model.slot_attention.num_slots
-  iterations = config.model.slot_attention.num_iterations
-
-  def measurer(split):
-    return _make_measurer(
-      task, split, config.eval_batch_size, config.data_placement
-    )
-
-  rows = []
-
-  def add(sweep, measured, num_iterations, num_slots, count):
-    rows.append(
-      {
-        "sweep": sweep,
-        "num_iterations": num_iterations,
-        "num_slots": num_slots,
-        "num_objects": count,
-        "num_examples": len(measured["loss"]),
-        **_summarize(task, measured),
-      }
-    )
-
-  with progress_bar(
-    total=len(SWEPT_ITERATIONS) + len(counts),
-    desc="sweeping",
-    unit="pass",
-    disable=not parallel.is_first_process(),
-  ) as progress:
-    measure = measurer(split)
-    for t in SWEPT_ITERATIONS:
-      measured = measure(params, num_iterations=t)
-      add("iterations", measured, t, slots, 0)
-      for count in counts:
-        of_count = {k: v[num_objects == count] for k, v in measured.items()}
-        add("objects", of_count, t, slots, count)
-      progress.update()
-    for count in counts:
-      part = dataclasses.replace(
-        split, examples=split.examples[num_objects == count]
-      )
-      num_slots = max(1, count + spare_slots)
-      measured = measurer(part)(params, num_slots=num_slots)
-      add("slots", measured, iterations, num_slots, count)
-      progress.update()
-
-  if not parallel.is_first_process():
-    return rows
-  folder = _folder(workdir, config)
-  result = {"step": step, "rows": rows, "data": data.description}
-  _write_json(folder / "sweep.json", result)
-  print(folder / "sweep.json")
-  names = [name for name in rows[0] if name.startswith(("ap_", "fg_", "attn_"))]
-  if names:  # Without masks, object discovery has no metric in percent.
-    _draw_sweep(folder / "sweep.png", rows, names, iterations, slots)
-    print(folder / "sweep.png")
-  return rows
-
-
-def _draw_sweep(path, rows, names, num_iterations, num_slots):
-  def curves(sweep, key, **fixed):
-    chosen = [
-      row
-      for row in rows
-      if row["sweep"] == sweep and all(row[k] == v for k, v in fixed.items())
-    ]
-    return {
-      name: [(row[key], 100 * row[name]) for row in chosen] for name in names
-    }
-
-  plots.draw_curves(
-    path,
-    {
-      f"iterations T (K = {num_slots})": curves("iterations", "num_iterations"),
-      f"objects (T = {num_iterations}, K = {num_slots})": curves(
-        "objects", "num_objects", num_iterations=num_iterations
-      ),
-      f"objects (T = {num_iterations}, K follows them)": curves(
-        "slots", "num_objects"
-      ),
-    },
-  )
-
-
-def _load(workdir, config):
+def load(
+  workdir: Path, config: ml_collections.ConfigDict
+) -> tuple[tasks.Task, loading.Data, Any, int]:
   """Loads task, data, replicated parameters and step of a run."""
   run = runs.load(workdir)
   task = tasks.make_task(config)
@@ -253,8 +146,8 @@ def make_artist(
   """Makes a function that draws the pictures of a run.
 
   The PNG files of `task.draw` for the first evaluation examples go to
-  WORKDIR/eval_NAME_SOURCE, where NAME and SOURCE are those of the data.
-  WORKDIR/curves.png shows the metrics over the training steps.
+  the folder of the evaluation, see `folder_of`. WORKDIR/curves.png shows the
+  metrics over the training steps.
 
   Args:
     workdir: folder of the run.
@@ -276,7 +169,7 @@ def make_artist(
     outputs = apply(
       parallel.unreplicate(params), batch, jax.random.key(_SLOTS_KEY_SEED)
     )
-    folder = _folder(workdir, config)
+    folder = folder_of(workdir, config)
     return [*task.draw(folder, outputs, batch), *_draw_history(workdir)]
 
   return draw
@@ -300,19 +193,25 @@ def report(
     metrics: the metrics.
     pictures: the pictures of `make_artist`, which TensorBoard also shows.
   """
+  changed = runs.changed_fields(workdir, config)
   result = {
     "step": step,
     "num_examples": len(data.splits["eval"]),
+    **_slots_and_iterations(config),
+    "changed": changed,
     **metrics,
     "data": data.description,
   }
-  _write_json(_folder(workdir, config) / "metrics.json", result)
+  folder = folder_of(workdir, config)
+  write_json(folder / "metrics.json", result)
   writers.show_run(workdir, step, pictures, config)
   print(
     f"\nStep {step}, {result['num_examples']} evaluation examples"
     f" ({config.data.source} {config.data.name}, after the first"
-    f" {config.data.num_train}):"
+    f" {config.data.num_train}), {_in_words(_slots_and_iterations(config))}:"
   )
+  if changed:
+    print(f"  not as in training: {_in_words(changed)}")
   for name, value in metrics.items():
     print(f"  {name:<12} {value:.4f}")
   for path in pictures:
@@ -338,13 +237,47 @@ def _draw_history(workdir):
   return [path]
 
 
-def _folder(workdir, config):
-  folder = workdir / f"eval_{config.data.name}_{config.data.source}"
+def folder_of(workdir: Path, config: ml_collections.ConfigDict) -> Path:
+  """Makes the folder of an evaluation.
+
+  It is WORKDIR/eval_NAME_SOURCE, after the data, and what the config changes in
+  the run's own: eval_clevr_original,slot_attention.num_slots=11. So no two
+  evaluations overwrite each other.
+
+  Args:
+    workdir: folder of the run.
+    config: the config of the evaluation.
+  """
+  name = f"eval_{config.data.name}_{config.data.source}"
+  changes = "".join(
+    f",{field.partition('.')[2] or field}={value}"
+    for field, value in runs.changed_fields(workdir, config).items()
+    if field not in ("data.name", "data.source")
+  )
+  if len(changes) > _MAX_NAME:
+    digest = hashlib.sha256(changes.encode()).hexdigest()
+    changes = f",{digest[:8]}"
+  folder = workdir / (name + re.sub(r"[^\w.,=-]+", "_", changes))
   folder.mkdir(exist_ok=True)
   return folder
 
 
-def _write_json(path, value):
+def _slots_and_iterations(config):
+  """K, and T where there are iterations, by the names of their fields."""
+  (section,) = (x for x in config.model.values() if "num_slots" in x)
+  return {
+    name: section[name]
+    for name in ("num_slots", "num_iterations")
+    if name in section
+  }
+
+
+def _in_words(values):
+  return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a JSON file with a line for each value."""
   path.write_text(json.dumps(value, indent=2) + "\n")
 
 

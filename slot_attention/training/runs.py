@@ -152,6 +152,21 @@ def load(workdir: Path | str) -> Run:
   return Run(config, tasks.make_task(config), items["params"], step)
 
 
+def changed_fields(
+  workdir: Path, config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """The values of the fields in which a config differs from a run's own.
+
+  Fields that do not change the numbers of an evaluation are left out.
+  """
+  differences = _differences(load_config(workdir), config)
+  return {
+    name: value
+    for name, (_, value) in sorted(differences.items())
+    if name not in RUN_FIELDS
+  }
+
+
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
   """Locks the folder of a run, so that no other process trains there.

@@ -13,7 +13,7 @@ from slot_attention import tasks
 from slot_attention.paper import experiments, page, reproduce, rows, tables
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.rows import Experiment, Row
-from slot_attention.training import evaluate, train
+from slot_attention.training import train
 
 ROWS = [
   pytest.param(row, id=f"{name}-{row.label}-{row.config}")
@@ -246,7 +246,7 @@ def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
       for t in (1, 2)
     ]
 
-  monkeypatch.setattr(evaluate, "sweep_run", sweep)
+  monkeypatch.setattr(sweep, "sweep_run", sweep)
   # Two rows of one run.
   more = Row("more", evaluation={"model.slot_attention.num_slots": 9})
   monkeypatch.setitem(

@@ -2,12 +2,13 @@
 
 import json
 
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from slot_attention.data import loading
 from slot_attention.training import (
   evaluate,
+  sweep,
   train,
   writers,
 )
@@ -15,41 +16,6 @@ from tests.data.test_originals import write_split
 from tests.runs import (
   read_lines,
 )
-
-
-def test_a_sweep_covers_iterations_objects_and_slots(
-  set_config, tmp_path, monkeypatch
-):
-  assert list(evaluate.SWEPT_ITERATIONS) == [*range(1, 11)]
-  monkeypatch.setattr(evaluate, "SWEPT_ITERATIONS", (1, 2, 4))
-  metrics = train.train(set_config, tmp_path)
-  rows = evaluate.sweep_run(set_config, tmp_path)
-  (as_trained,) = (
-    row
-    for row in rows
-    if row["sweep"] == "iterations" and row["num_iterations"] == 2
-  )
-  for name, value in metrics.items():
-    assert as_trained[name] == pytest.approx(value, abs=1e-6)
-
-  counts = loading.load(set_config.data).splits["eval"].num_objects
-  of_count = {
-    row["num_objects"]: row["num_examples"]
-    for row in rows
-    if row["sweep"] == "objects" and row["num_iterations"] == 2
-  }
-  numbers, sizes = np.unique(counts, return_counts=True)
-  assert of_count == dict(zip(numbers.tolist(), sizes.tolist()))
-  # Trained with 4 slots for up to 5 objects: one slot too few, in all sweeps.
-  assert {
-    row["num_objects"]: row["num_slots"]
-    for row in rows
-    if row["sweep"] == "slots"
-  } == {number: max(1, number - 1) for number in numbers.tolist()}
-  assert len({row["loss"] for row in rows}) > 5
-  (written,) = tmp_path.glob("eval_*/sweep.json")
-  assert json.loads(written.read_text())["rows"] == rows
-  assert written.with_name("sweep.png").exists()
 
 
 def test_pictures_are_drawn_at_every_evaluation(config, tmp_path, monkeypatch):
@@ -77,6 +43,37 @@ def test_evaluation_takes_other_data_k_and_t(config, tmp_path):
   assert other["loss"] != first["loss"]
 
 
+def test_every_evaluation_has_a_folder_and_says_what_it_evaluated(
+  config, tmp_path, capsys
+):
+  def metrics_of(folder):
+    return json.loads((tmp_path / folder / "metrics.json").read_text())
+
+  train.train(config, tmp_path)
+  first = metrics_of("eval_tetrominoes_procedural")
+  assert (first["num_slots"], first["num_iterations"]) == (4, 2)
+  assert first["changed"] == {}
+  config.model.slot_attention.num_slots = 6
+  config.eval_batch_size = 8  # Changes no number.
+  evaluate.evaluate_run(config, tmp_path)
+  name = "eval_tetrominoes_procedural,slot_attention.num_slots=6"
+  assert metrics_of(name)["changed"] == {"model.slot_attention.num_slots": 6}
+  assert metrics_of(name)["num_slots"] == 6
+  assert "num_slots=6, num_iterations=2" in capsys.readouterr().out
+  assert (tmp_path / name / "slots.png").exists()
+  assert metrics_of("eval_tetrominoes_procedural") == first
+
+  # Of many changes the folder has a short name, another for each of them.
+  for seed in (1, 2):
+    config.data.procedural = ConfigDict(
+      {"seed": seed, "num_objects": 2, "image_size": 12, "block_size": 1,
+       "min_gap": 1, "distinct_colors": True, "background": 99}
+    )  # fmt: skip
+    evaluate.evaluate_run(config, tmp_path)
+  folders = [x.name for x in tmp_path.glob("eval_*")]
+  assert len(folders) == 4 and max(map(len, folders)) < 120
+
+
 def test_evaluation_does_not_depend_on_the_batch_size(config, tmp_path):
   first = train.train(config, tmp_path)
   config.eval_batch_size = 8
@@ -96,7 +93,7 @@ def test_objects_are_discovered_where_there_are_no_masks(config, tmp_path):
   (folder,) = tmp_path.glob("eval_*")
   assert (folder / "slots.png").exists()
   assert (tmp_path / "curves.png").exists()
-  rows = evaluate.sweep_run(config, tmp_path)
+  rows = sweep.sweep_run(config, tmp_path)
   assert len({row["loss"] for row in rows}) > 5
   assert not (folder / "sweep.png").exists()
 

@@ -16,6 +16,7 @@ from slot_attention.training import (
   evaluate,
   optimizers,
   runs,
+  sweep,
   train,
 )
 from tests.runs import (
@@ -90,7 +91,7 @@ def test_the_slot_mlp_predicts_sets(set_config, tmp_path):
   with pytest.raises(ValueError, match="the Slot MLP has no iterations"):
     train.train(set_config, tmp_path)
   with pytest.raises(ValueError, match="only Slot Attention has iterations"):
-    evaluate.sweep_run(runs.load_config(tmp_path), tmp_path)
+    sweep.sweep_run(runs.load_config(tmp_path), tmp_path)
 
 
 def test_the_slot_mlp_trains_in_the_same_loop(config, tmp_path):

@@ -1,0 +1,146 @@
+"""Evaluates a run with other numbers of iterations, slots and objects."""
+
+import dataclasses
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from slot_attention import parallel, plots, validation
+from slot_attention.progress import progress_bar
+from slot_attention.training import evaluate, runs
+
+# Iterations T of a sweep. The paper has 1 (Figure 12) to 7 (Figure 5). Larger
+# numbers show whether more iterations do harm.
+SWEPT_ITERATIONS = range(1, 11)
+
+
+def sweep_run(
+  config: ml_collections.ConfigDict, workdir: Path
+) -> list[dict[str, float]]:
+  """Evaluates the newest checkpoint with other T and K, without training.
+
+  There are three sweeps:
+    iterations: over T, on all images (Figures 5 centre, 12);
+    objects: over T, on the images of each number N of objects (Figures 21, 22);
+    slots: over N, on the images with N objects, where K - N is as large as
+      num_slots - max_objects in training (Figure 5 right, where K = N).
+  To sweep over numbers of objects that were left out in training, change
+  data.max_objects.
+
+  Args:
+    config: the config of the run, in which the data may be changed.
+    workdir: folder of the run.
+
+  Returns:
+    A dict for each evaluation: "sweep", "num_iterations", "num_slots",
+    "num_objects" (0 for all images), "num_examples", and the metrics. The dicts
+    are also written to sweep.json in the folder of `report`. If any metric is
+    in percent, it is drawn in sweep.png.
+
+  Raises:
+    ValueError: if the run has no Slot Attention, or cannot be loaded.
+  """
+  config = validation.checked(config, num_devices=parallel.num_devices())
+  if "slot_attention" not in config.model:
+    raise ValueError(
+      "the Slot MLP cannot be swept: it has no iterations and a fixed number of"
+      " slots"
+    )
+  trained = runs.load_config(workdir)
+  spare_slots = (
+    trained.model.slot_attention.num_slots - trained.data.max_objects
+  )
+  task, data, params, step = evaluate.load(workdir, config)
+  split = data.splits["eval"]
+  num_objects = split.num_objects
+  counts = np.unique(num_objects).tolist()
+  slots = config.model.slot_attention.num_slots
+  iterations = config.model.slot_attention.num_iterations
+
+  def measurer(split):
+    return evaluate.make_measurer(
+      task,
+      split,
+      batch_size=config.eval_batch_size,
+      placement=config.data_placement,
+    )
+
+  rows = []
+
+  def add(sweep, measured, num_iterations, num_slots, count):
+    rows.append(
+      {
+        "sweep": sweep,
+        "num_iterations": num_iterations,
+        "num_slots": num_slots,
+        "num_objects": count,
+        "num_examples": len(measured["loss"]),
+        **evaluate.summarize(task, measured),
+      }
+    )
+
+  with progress_bar(
+    total=len(SWEPT_ITERATIONS) + len(counts),
+    desc="sweeping",
+    unit="pass",
+    disable=not parallel.is_first_process(),
+  ) as progress:
+    measure = measurer(split)
+    for t in SWEPT_ITERATIONS:
+      measured = measure(params, num_iterations=t)
+      add("iterations", measured, t, slots, 0)
+      for count in counts:
+        of_count = {k: v[num_objects == count] for k, v in measured.items()}
+        add("objects", of_count, t, slots, count)
+      progress.update()
+    for count in counts:
+      part = dataclasses.replace(
+        split, examples=split.examples[num_objects == count]
+      )
+      num_slots = max(1, count + spare_slots)
+      measured = measurer(part)(params, num_slots=num_slots)
+      add("slots", measured, iterations, num_slots, count)
+      progress.update()
+
+  if not parallel.is_first_process():
+    return rows
+  folder = evaluate.folder_of(workdir, config)
+  result = {
+    "step": step,
+    "changed": runs.changed_fields(workdir, config),
+    "rows": rows,
+    "data": data.description,
+  }
+  evaluate.write_json(folder / "sweep.json", result)
+  print(folder / "sweep.json")
+  names = [name for name in rows[0] if name.startswith(("ap_", "fg_", "attn_"))]
+  if names:  # Without masks, object discovery has no metric in percent.
+    _draw_sweep(folder / "sweep.png", rows, names, iterations, slots)
+    print(folder / "sweep.png")
+  return rows
+
+
+def _draw_sweep(path, rows, names, num_iterations, num_slots):
+  def curves(sweep, key, **fixed):
+    chosen = [
+      row
+      for row in rows
+      if row["sweep"] == sweep and all(row[k] == v for k, v in fixed.items())
+    ]
+    return {
+      name: [(row[key], 100 * row[name]) for row in chosen] for name in names
+    }
+
+  plots.draw_curves(
+    path,
+    {
+      f"iterations T (K = {num_slots})": curves("iterations", "num_iterations"),
+      f"objects (T = {num_iterations}, K = {num_slots})": curves(
+        "objects", "num_objects", num_iterations=num_iterations
+      ),
+      f"objects (T = {num_iterations}, K follows them)": curves(
+        "slots", "num_objects"
+      ),
+    },
+  )

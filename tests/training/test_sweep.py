@@ -1,0 +1,44 @@
+"""Tests of sweeps over iterations, objects and slots."""
+
+import json
+
+import numpy as np
+import pytest
+
+from slot_attention.data import loading
+from slot_attention.training import sweep, train
+
+
+def test_a_sweep_covers_iterations_objects_and_slots(
+  set_config, tmp_path, monkeypatch
+):
+  assert list(sweep.SWEPT_ITERATIONS) == [*range(1, 11)]
+  monkeypatch.setattr(sweep, "SWEPT_ITERATIONS", (1, 2, 4))
+  metrics = train.train(set_config, tmp_path)
+  rows = sweep.sweep_run(set_config, tmp_path)
+  (as_trained,) = (
+    row
+    for row in rows
+    if row["sweep"] == "iterations" and row["num_iterations"] == 2
+  )
+  for name, value in metrics.items():
+    assert as_trained[name] == pytest.approx(value, abs=1e-6)
+
+  counts = loading.load(set_config.data).splits["eval"].num_objects
+  of_count = {
+    row["num_objects"]: row["num_examples"]
+    for row in rows
+    if row["sweep"] == "objects" and row["num_iterations"] == 2
+  }
+  numbers, sizes = np.unique(counts, return_counts=True)
+  assert of_count == dict(zip(numbers.tolist(), sizes.tolist()))
+  # Trained with 4 slots for up to 5 objects: one slot too few, in all sweeps.
+  assert {
+    row["num_objects"]: row["num_slots"]
+    for row in rows
+    if row["sweep"] == "slots"
+  } == {number: max(1, number - 1) for number in numbers.tolist()}
+  assert len({row["loss"] for row in rows}) > 5
+  (written,) = tmp_path.glob("eval_*/sweep.json")
+  assert json.loads(written.read_text())["rows"] == rows
+  assert written.with_name("sweep.png").exists()
