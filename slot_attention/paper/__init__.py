@@ -1,1 +1,1 @@
-"""What the paper claims, as runs, tables and figures."""
+"""The paper's tables and figures, and the runs that they need."""

@@ -1,4 +1,4 @@
-"""The paper's tables and figures: what they train, and the paper's numbers.
+"""The paper's tables and figures: their models, and the paper's numbers.
 
 `reproduce` trains, evaluates and draws them.
 """
@@ -18,7 +18,7 @@ from slot_attention.paper.rows import (
   Row,
 )
 
-# What the paper's text says of a variant beside its default, as the sign of the
+# How the paper's text compares a variant with its default, as the sign of the
 # difference in foreground ARI.
 DIRECTIONS = {"worse": -1, "slightly worse": -1, "equal": 0}
 
@@ -60,8 +60,8 @@ _TABLE3 = Experiment(
   place="Table 3",
 )
 
-# Appendix B: what each figure changes, what its text says of the variant for
-# object discovery, and how it is made.
+# The figures of appendix B: title, and for each variant how the paper's text
+# compares it for object discovery, and which fields of the config it changes.
 _VARIANTS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Change]]]]] = {
   "figure7": (
     "Aggregation",
@@ -137,7 +137,7 @@ _VARIANTS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Change]]]]] = {
 }
 
 _SOFT_K_MEANS = {
-  # Inputs are compared with slots directly: they need their size.
+  # Inputs are compared directly with slots, so they need the same size.
   "model.encoder.mlp_size": 64,
   f"{_MODULE}.update": "none",
   f"{_MODULE}.mlp_hidden_size": 0,
@@ -147,9 +147,9 @@ _SOFT_K_MEANS = {
 
 
 def _ablation(figure: str) -> Experiment:
-  """The default and the variants of a figure, for both tasks."""
+  """Makes the experiment of a figure: default and variants of both tasks."""
   title, variants = _VARIANTS[figure]
-  # More slots than CLEVR10 has objects would need more objects.
+  # CLEVR10 has no images with more objects than the default number of slots.
   sets = CLEVR6_SETS if figure == "figure19" else CLEVR10_SETS
   rows = []
   for config in (CLEVR6, sets):
@@ -166,7 +166,10 @@ def _ablation(figure: str) -> Experiment:
 
 
 def _all_ablations() -> Experiment:
-  """The variants of all figures beside one default, for object discovery."""
+  """Makes one experiment of the variants of all figures of appendix B.
+
+  It has only object discovery, with one default for all variants.
+  """
   rows = [Row("default", CLEVR6)]
   for title, variants in _VARIANTS.values():
     title = title.partition(" (")[0]
@@ -223,7 +226,7 @@ EXPERIMENTS = {
     place="Table 1",
   ),
   "stripes": Experiment(
-    "What keeps Tetrominoes from stripes",
+    "Ways to avoid stripes on Tetrominoes",
     (
       Row(
         "no clipping (the paper's)",
@@ -302,7 +305,7 @@ EXPERIMENTS = {
   "greyscale": Experiment(
     "CLEVR6 without colours",
     (Row("Slot Attention", GRAYSCALE, paper={"fg_ari": "98.5 ± 0.3"}),),
-    place="Figure 4, its number",
+    place="Figure 4, number",
   ),
   "binarized": Experiment(
     "Binarized Multi-dSprites, K = 4",
@@ -314,7 +317,7 @@ EXPERIMENTS = {
     place="Section 4.1",
   ),
   "soft_kmeans": Experiment(
-    "Soft k-means in the place of Slot Attention",
+    "Soft k-means instead of Slot Attention",
     (
       Row("default", CLEVR6, paper={"fg_ari": "98.8 ± 0.3"}),
       Row(

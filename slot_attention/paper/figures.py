@@ -1,12 +1,18 @@
-"""The paper's pictures of what slots hold and attend to, from any run.
+"""Draws the paper's pictures of slots and attention for any run.
 
   python -m slot_attention.paper.figures --workdir=runs/quickstart
   python -m slot_attention.paper.figures --pretrained=quickstart --to=figures
 
-Of object discovery Figures 3a (slots), 3b (attention after each iteration), 3c
-(reconstructions after each iteration), 4 (slots without their masks) and 20 (as
-3a with four more slots and five iterations, on the images with most objects
-that the data set has); of set prediction Table 2 and Figure 6 (attention).
+For object discovery it draws
+  figure_3a.png   image, reconstruction, masks and slots
+  figure_3b.png   attention of each iteration
+  figure_3c.png   reconstruction, masks and slots after each iteration
+  figure_4.png    slots without their masks
+  figure_20.png   as 3a, with four more slots and five iterations, for the
+                  images with most objects in the data set
+For set prediction it draws
+  table_2.png     true objects and predictions after each iteration
+  figure_6.png    attention of the last iteration
 """
 
 from collections.abc import Sequence
@@ -33,17 +39,17 @@ def draw(
   num_slots: int | None = None,
   num_iterations: int | None = None,
 ) -> list[Path]:
-  """Draws the figures of a run's task, but for Figure 20.
+  """Draws all figures of a run except Figure 20.
 
   Args:
-    run: with Slot Attention, not the Slot MLP.
-    batch: normalised; of set prediction with targets.
-    folder: to write to.
-    num_slots: K, if not the run's.
-    num_iterations: T, if not the run's.
+    run: a run with Slot Attention, not the Slot MLP.
+    batch: a normalised batch. Set prediction needs its targets.
+    folder: folder to write to.
+    num_slots: number of slots K; None takes the run's.
+    num_iterations: number of iterations T; None takes the run's.
 
   Returns:
-    The PNG files.
+    The paths of the PNG files.
   """
   images = batch["images"]
   outputs = _apply(run, batch, num_slots, num_iterations)
@@ -70,14 +76,14 @@ def draw(
 def decode(
   run: runs.Run, outputs: dict[str, jax.Array]
 ) -> list[dict[str, jax.Array]]:
-  """What object discovery decodes from the slots after each iteration.
+  """Decodes the slots after each iteration of object discovery.
 
   Args:
-    run: of object discovery.
-    outputs: of `run.task.apply`.
+    run: a run of object discovery.
+    outputs: outputs of `run.task.apply`.
 
   Returns:
-    For each of the T iterations the dict of `SpatialBroadcastDecoder`.
+    For each of the T iterations, the outputs of `SpatialBroadcastDecoder`.
   """
 
   @jax.jit
@@ -91,15 +97,15 @@ def decode(
 def draw_more(run: runs.Run, batch: dict[str, Any], folder: Path) -> list[Path]:
   """Draws Figure 20: more objects, slots and iterations than in training.
 
-  The paper's model was also trained with the eleven slots.
+  Unlike here, the paper's model was trained with the eleven slots as well.
 
   Args:
-    run: of object discovery.
-    batch: normalised.
-    folder: to write to.
+    run: a run of object discovery.
+    batch: a normalised batch.
+    folder: folder to write to.
 
   Returns:
-    The PNG file.
+    The path of the PNG file, in a list.
   """
   num_slots = run.config.model.slot_attention.num_slots + _MORE_SLOTS
   outputs = _apply(run, batch, num_slots, _MORE_ITERATIONS)
@@ -123,7 +129,10 @@ def _apply(run, batch, num_slots, num_iterations):
 
 
 def _examples(run, count, *, more=False):
-  """The first evaluation examples of a run, or those with most objects."""
+  """Loads the first evaluation examples of a run.
+
+  If `more` is True, it loads those with most objects of the whole data set.
+  """
   data = run.config.data.copy_and_resolve_references()
   if more:
     data.max_objects = datasets.DATA_SETS[data.name].max_objects
@@ -142,13 +151,15 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_string(
     "to", None, "Folder to write to. Default: WORKDIR/figures, or figures."
   )
-  flags.define_integer("num_images", 3, "Images in each picture.", minimum=1)
+  flags.define_integer(
+    "num_images", 3, "Number of images in each picture.", minimum=1
+  )
   flags.define_slots_and_iterations()
   flags.parse(arguments)
 
   run = pretrained.load_any(flags.workdir, flags.pretrained)
   if "slot_mlp" in run.config.model:
-    raise ValueError("the Slot MLP attends to nothing: it has no such figures")
+    raise ValueError("the Slot MLP has no attention and none of these figures")
   if flags.workdir:
     examples = _examples(run, flags.num_images)
   else:

@@ -1,4 +1,4 @@
-"""The page results/README.md: what is measured, and what is not yet."""
+"""Writes the page results/README.md, which lists all measurements."""
 
 import collections
 import json
@@ -8,13 +8,13 @@ from slot_attention.paper import tables
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.rows import changed_values, config_name, rows_at
 
-# What `figures.py` draws of any run: where the paper has it, what it shows, and
-# the picture of a smaller run, from the folder of the results, or "".
+# The pictures that `figures.py` draws of any run: place in the paper, title,
+# and the picture of a small run (relative to the folder of the results) or "".
 PICTURES = (
   ("Figure 3", "Slots, attention, iterations", "../docs/quickstart_slots.png"),
   ("Figure 4", "Slots of greyscale CLEVR6 without their masks", ""),
   ("Figure 6", "Attention of set prediction", ""),
-  ("Figure 20", "Slots of more objects, with more slots", ""),
+  ("Figure 20", "More objects and more slots than in training", ""),
   (
     "Table 2",
     "Predictions after each iteration",
@@ -24,7 +24,7 @@ PICTURES = (
 
 
 def render(results: Path) -> str:
-  """What is measured, of the paper and else, by the JSON files of a folder."""
+  """Makes the page from the JSON files in the folder of the results."""
   records = {
     path.stem: json.loads(path.read_text())
     for path in sorted(results.glob("*.json"))
@@ -44,7 +44,7 @@ def render(results: Path) -> str:
     for name, experiment in EXPERIMENTS.items()
     for row in experiment.rows
     for metric, number in row.paper.items()
-    if experiment.see != "table3"  # Whose numbers stand there.
+    if experiment.see != "table3"  # It has the numbers of Table 3.
   ]
   lines = [
     _PAGE,
@@ -52,7 +52,7 @@ def render(results: Path) -> str:
     "",
     "## The paper's numbers",
     "",
-    "In percent. Those at the small scale are of other data and models.",
+    "All numbers are in percent. The small scale has other data and models.",
     "",
     *tables.grid(
       ["where", "row", "metric", "paper", "paper's scale", "small scale"],
@@ -61,7 +61,9 @@ def render(results: Path) -> str:
     "",
     "## Directions of appendix B",
     "",
-    "Whether variants differ from the default as the paper says:",
+    "The lists count the variants that compare with the default as the paper"
+    " says (yes), that do not (no), whose difference is within the standard"
+    " deviation, and of which the paper says nothing (not stated).",
     "",
   ]
   for stem, record in records.items():
@@ -72,7 +74,7 @@ def render(results: Path) -> str:
       counts = ", ".join(f"{agrees[x]} {x}" for x in sorted(agrees))
       lines.append(f"- [{stem}]({stem}.md): {counts}")
   if not lines[-1]:
-    lines.append("Not yet measured.")
+    lines.append("Nothing has been measured yet.")
   lines += ["", "## Other measurements", ""]
   pictures = collections.defaultdict(str)
   for path in sorted(results.glob("*.png")):
@@ -104,12 +106,12 @@ place; where these cannot stand for them, the table says "none".
 
 
 def write(results: Path) -> None:
-  """Writes the page into the folder that it is about."""
+  """Writes the page into the folder of the results."""
   (results / "README.md").write_text(render(results))
 
 
 def _measured(records, name, scale):
-  """The cell of the page for an experiment at a scale."""
+  """Makes the cell of the page for an experiment at a scale."""
   experiment = EXPERIMENTS[name]
   if not rows_at(experiment, scale):
     return "none"
@@ -127,7 +129,7 @@ def _measured(records, name, scale):
 
 
 def _missing(record, experiment):
-  """Names configs and rows of an experiment of which a record has no run."""
+  """Lists the configs and rows of an experiment that a record lacks."""
   scale = record["scale"]
   has = [(row["config"], row["changes"]) for row in record["rows"]]
   configs, rows = collections.defaultdict(list), collections.defaultdict(list)
@@ -143,7 +145,7 @@ def _missing(record, experiment):
 
 
 def _number(records, name, row, metric, scale):
-  """The cell of the page for a number of the paper at a scale."""
+  """Makes the cell of the page for a number of the paper at a scale."""
   config = config_name(row.config, scale)
   exist = rows_at(EXPERIMENTS[name], scale)
   if (row.label, row.config) not in {(x.label, x.config) for x in exist}:
@@ -158,7 +160,7 @@ def _number(records, name, row, metric, scale):
 
 
 def _origin_of(record):
-  """Command, date, hardware, versions and seeds of a record of anything."""
+  """Formats command, date, hardware, versions and seeds of a record."""
   missing = "not recorded"
   hardware = record.get("hardware", record.get("device", missing))
   if isinstance(hardware, dict):

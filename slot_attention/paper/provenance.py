@@ -1,4 +1,4 @@
-"""Where measured numbers come from: what every record in results/ says."""
+"""Describes how a number was measured, for every record in results/."""
 
 from collections.abc import Iterable
 import datetime
@@ -14,14 +14,14 @@ import jax
 
 
 def command(module: str) -> str:
-  """The command line of this process, which runs `python -m module`."""
+  """Returns the command line of this process, which runs `python -m module`."""
   return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def provenance(
   packages: Iterable[str] = ("jax", "flax", "optax"),
 ) -> dict[str, str | dict[str, str]]:
-  """Today's date, the hardware, and the versions of Python and packages."""
+  """Returns date, hardware, and the versions of Python and of packages."""
   return {
     "date": datetime.date.today().isoformat(),
     "hardware": _hardware(),
@@ -40,7 +40,7 @@ def _hardware():
 
 
 def _processor():
-  """The name of the CPU, or of its architecture where no name is known."""
+  """Returns the name of the CPU, or of its architecture if it has no name."""
   information = Path("/proc/cpuinfo")
   text = information.read_text() if information.exists() else ""
   name = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)

@@ -1,21 +1,25 @@
-"""The paper's tables and figures, one command each.
+"""Reproduces a table or a figure of the paper by one command.
 
   python -m slot_attention.paper.reproduce --list
   python -m slot_attention.paper.reproduce figure11 --scale=small --seeds=0,1,2
   python -m slot_attention.paper.reproduce --page
 
-Trains the models of `experiments.EXPERIMENTS` that are not trained yet,
-evaluates them, and writes RESULTS/NAME_SCALE.json, .csv, .md and .png: mean and
-standard deviation over the seeds, beside the paper's numbers. A run that was
-stopped goes on, a finished one is not repeated, and several processes with the
-same command share the runs; with --finished nothing is trained, and what is
-counts. In the end, or alone with --page, RESULTS/README.md is written: what is
-measured of the paper, and what else lies there.
+The command trains the models of a table or figure, evaluates them, and writes
+RESULTS/NAME_SCALE.json, .csv, .md and .png with the mean and the standard
+deviation over the seeds and the paper's numbers. Finished runs are not
+repeated, and interrupted runs continue. Several processes with the same command
+share the runs. With --finished, the command trains nothing and uses the runs
+that are finished.
 
-Scales: "paper" as the paper's; "small" for two CPU cores: configs/quickstart.py
-and configs/clevr_set_prediction_small.py in the place of object discovery and
-set prediction; "smoke" to see that everything works, with meaningless numbers.
-Without --seeds there are five, as in the paper, three, and two.
+At the end it writes RESULTS/README.md, which lists all measurements of the
+paper and all others in RESULTS. With --page, it does only this.
+
+There are three scales:
+  paper   5 seeds; the paper's data, models and steps
+  small   3 seeds; for two CPU cores: configs/quickstart.py replaces object
+          discovery and configs/clevr_set_prediction_small.py set prediction
+  smoke   2 seeds; tiny models and data, to see that everything works; the
+          numbers are meaningless
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +57,10 @@ _NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
 
 
 def run_directory(row: Row, config: ConfigDict, scale: str, seed: int) -> Path:
-  """Where a run lies, below the folder of all runs; equal runs share it."""
+  """Returns the folder of a run, below that of all runs.
+
+  Equal runs of different experiments have the same folder.
+  """
   values = (
     f"{field.rpartition('.')[-1]}={value_of(config, field)}"
     for field in sorted(row.changes)
@@ -72,23 +79,23 @@ def reproduce(
   data_dir: str,
   only_finished: bool = False,
 ) -> dict[str, Any]:
-  """Trains what is missing of a table or figure, and writes its results.
+  """Trains the missing runs of a table or figure, and writes its results.
 
   Args:
-    name: a key of `EXPERIMENTS`.
+    name: name of the table or figure, a key of `EXPERIMENTS`.
     scale: one of `SCALES`.
-    seeds: of each row.
+    seeds: seeds of each row.
     runs: folder of all runs.
     results: folder of the results.
-    data_dir: of prepared data.
-    only_finished: whether nothing is trained, and only runs count that are.
+    data_dir: folder of the prepared data sets.
+    only_finished: whether to train nothing and use only finished runs.
 
   Returns:
-    What is written as JSON.
+    The result that is written as JSON.
 
   Raises:
-    ValueError: if nothing of the experiment exists at this scale, or is
-      finished.
+    ValueError: if no row of the experiment exists at this scale, or if
+      only_finished is True and no run is finished.
   """
   experiment = EXPERIMENTS[name]
   rows = rows_at(experiment, scale)
@@ -96,7 +103,8 @@ def reproduce(
     raise ValueError(f"nothing of {name} exists at --scale={scale}")
   jobs = [(row, seed) for seed in seeds for row in rows]
   measured, origins = {}, {}
-  # First those that no other process works on; then wait for the others.
+  # The first pass takes the runs on which no other process works. The second
+  # pass waits for the others.
   for wait in (False, True):
     for i, (row, seed) in enumerate(jobs):
       if (row.label, row.config, seed) in measured:
@@ -152,7 +160,7 @@ def reproduce(
 
 
 def _merge(origins):
-  """Origins of several runs as one; where they differ, all are named."""
+  """Merges the provenance of several runs; lists values that differ."""
   merged = {}
   for key, value in origins[0].items():
     values = [origin[key] for origin in origins]
@@ -163,7 +171,10 @@ def _merge(origins):
 
 @contextlib.contextmanager
 def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
-  """Whether this process has the run to itself; if it waits, always."""
+  """Locks a run and yields whether this process has locked it.
+
+  If `wait` is True, it waits until it has.
+  """
   workdir.parent.mkdir(parents=True, exist_ok=True)
   with workdir.with_name(f"{workdir.name}.lock").open("w") as file:
     try:
@@ -175,9 +186,11 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
 
 
 def _measure(name, experiment, row, config, workdir):
-  """What a run measures, computed once, and its origin.
+  """Trains and evaluates a run, unless that has been done before.
 
-  The metrics, the rows of its sweep, or None if the training diverged.
+  Returns:
+    The metrics or the rows of the sweep, None if the training diverged; and the
+    provenance of the run.
   """
   trained = workdir / "trained.json"
   if not trained.exists():
@@ -185,7 +198,7 @@ def _measure(name, experiment, row, config, workdir):
     try:
       metrics = train.train(config, workdir)
     except FloatingPointError as error:
-      logging.error("Diverged, which is a result as well: %s", error)
+      logging.error("The run diverged, which is recorded: %s", error)
       metrics = None
     seconds = time.monotonic() - start
     trained.write_text(
@@ -195,7 +208,7 @@ def _measure(name, experiment, row, config, workdir):
   origin = {key: run.get(key, value) for key, value in provenance().items()}
   if run["metrics"] is None or not (experiment.sweep or row.evaluation):
     return run["metrics"], origin
-  # Rows of one experiment may evaluate the same run.
+  # Several rows of an experiment may evaluate the same run.
   label = re.sub(r"\W+", "_", row.label)
   path = workdir / f"reproduce_{name}_{label}.json"
   if not path.exists():
@@ -210,7 +223,7 @@ def _measure(name, experiment, row, config, workdir):
 
 
 def _list(runs: Path, scale: str, seeds: Sequence[int]) -> None:
-  """Prints what there is, what is missing, and how long runs took."""
+  """Prints finished and missing runs and the mean time of a run."""
   for name, experiment in EXPERIMENTS.items():
     rows = rows_at(experiment, scale)
     done = missing = 0
@@ -238,11 +251,13 @@ def _list(runs: Path, scale: str, seeds: Sequence[int]) -> None:
 def main(arguments: Sequence[str]) -> None:
   """The command; see the top of this file."""
   flags = command.Flags(__doc__, arguments="NAME")
-  flags.define_bool("list", False, "List what there is, and end.")
-  flags.define_bool("page", False, "Write RESULTS/README.md, and end.")
-  flags.define_choice("scale", "paper", SCALES, "Of the runs, see above.")
-  flags.define_integers("seeds", None, "Of each row. Default: see above.")
-  flags.define_bool("finished", False, "Train nothing; use what is finished.")
+  flags.define_bool(
+    "list", False, "Only list all names, with finished and missing runs."
+  )
+  flags.define_bool("page", False, "Only write RESULTS/README.md.")
+  flags.define_choice("scale", "paper", SCALES, "Scale of the runs, see above.")
+  flags.define_integers("seeds", None, "Seeds. Default: see the scales above.")
+  flags.define_bool("finished", False, "Train nothing; use finished runs.")
   flags.define_string("runs", "runs/reproduce", "Folder of all runs.")
   flags.define_string("results", "results", "Folder of the results.")
   flags.define_string("data_dir", "data", "Folder of the prepared data sets.")

@@ -1,6 +1,7 @@
-"""A row of a table: one model, trained with several seeds, at a scale.
+"""Defines tables and figures as rows, and what they become at each scale.
 
-`experiments` has the rows of the paper; `reproduce` trains them.
+A row is one model that is trained with several seeds. `experiments` lists the
+rows of the paper, and `reproduce` trains them.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,14 +21,14 @@ CLEVR10_SETS = "clevr_set_prediction"
 CLEVR6_SETS = "clevr6_set_prediction"
 
 SCALES = ("smoke", "small", "paper")
-# What stands for a config of the paper at the small scale.
+# The configs that replace those of the paper at the small scale.
 _SMALL = {
   CLEVR6: "quickstart",
   TETROMINOES: "quickstart",
   CLEVR10_SETS: "clevr_set_prediction_small",
 }
 
-# The value of a field, or what makes it from the config's own.
+# The new value of a field, or a function from its old value to the new one.
 Change = Any | Callable[[Any], Any]
 
 
@@ -36,12 +37,13 @@ class Row:
   """One model of a table or figure, trained with several seeds.
 
   Attributes:
-    label: what is different about it.
+    label: name of the row.
     config: name of a config.
-    changes: fields of the config that this run changes, by dotted name.
-    evaluation: fields that only its evaluation changes.
-    paper: metric to the paper's number, in percent.
-    direction: a key of `DIRECTIONS`, "not stated", or "" for no variant.
+    changes: dict from the dotted names of fields to their changes in training.
+    evaluation: dict of further changes, only in evaluation.
+    paper: dict from metric to the paper's number, in percent.
+    direction: how the paper compares this variant with the default: a key of
+      `experiments.DIRECTIONS`, "not stated", or "" if it is not a variant.
   """
 
   label: str
@@ -54,15 +56,15 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A table, or a figure of bars or of curves.
+  """A table or a figure of the paper.
 
   Attributes:
     title: what it shows.
     rows: its models.
-    sweep: for curves, a sweep of `sweep.sweep_run`; "" for bars.
-    others: numbers of the paper for models that are not of this project.
-    place: where the paper has it.
-    see: another experiment that has some or all of its rows, or "".
+    sweep: for curves, the name of a sweep of `sweep.sweep_run`; "" for bars.
+    others: the paper's numbers of models that this project does not have.
+    place: its place in the paper.
+    see: another experiment with some or all of its rows, or "".
   """
 
   title: str
@@ -76,7 +78,7 @@ class Experiment:
 
 
 def config_name(name: str, scale: str) -> str | None:
-  """The config that stands for one of the paper at a scale, or None."""
+  """Returns the config that replaces one of the paper at a scale, or None."""
   if scale == "paper":
     return name
   if scale == "smoke":
@@ -88,7 +90,7 @@ def config_name(name: str, scale: str) -> str | None:
 
 
 def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-  """A copy of a config with some fields changed, see `Row`."""
+  """Copies a config and changes some of its fields, see `Row`."""
   config = config.copy_and_resolve_references()
   for field, change in changes.items():
     *sections, name = field.split(".")
@@ -100,9 +102,10 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def rows_at(experiment: Experiment, scale: str) -> list[Row]:
-  """The rows that exist at a scale, with what they change there.
+  """Returns the rows of an experiment that exist at a scale.
 
-  Of rows that become one and the same run, the last one stands.
+  Changes that have no effect at this scale are removed. If several rows are
+  then the same run, only the last one is kept.
   """
   rows = {}
   for row in experiment.rows:
@@ -120,13 +123,13 @@ def rows_at(experiment: Experiment, scale: str) -> list[Row]:
 
 
 def changed_values(row: Row, scale: str) -> dict[str, Any]:
-  """The fields that a row changes, with the values they get at a scale."""
+  """Returns a dict from the fields that a row changes to their new values."""
   config = changed(configs.load(config_name(row.config, scale)), row.changes)
   return {field: value_of(config, field) for field in row.changes}
 
 
 def value_of(config: ConfigDict, field: str) -> Any:
-  """A field of a config, by its dotted name."""
+  """Returns a field of a config by its dotted name."""
   for part in field.split("."):
     config = config[part]
   return config

@@ -1,4 +1,4 @@
-"""Tables and pictures of what `reproduce` measured."""
+"""Writes the results of `reproduce` as tables and pictures."""
 
 from collections.abc import Mapping
 import csv
@@ -12,11 +12,12 @@ import numpy as np
 from slot_attention import plots
 from slot_attention.paper.experiments import DIRECTIONS
 
-# A seed of object discovery whose loss is more than so many times the median of
-# its row is taken for one that segments into stripes (Section 4.1). Seeds that
-# found the objects stay below twice the median (results/quickstart.json).
+# A seed of object discovery counts as one that segments into stripes (Section
+# 4.1) if its loss is above STRIPES_FACTOR times the median of its row. Seeds
+# that find the objects have less than twice the median, as those in
+# results/quickstart.json.
 STRIPES_FACTOR = 3
-_STRIPES_SEEDS = 3  # Of fewer none stands out.
+_STRIPES_SEEDS = 3  # With fewer seeds, the median says nothing.
 
 
 def write(folder: Path, result: Mapping[str, Any], sweep: str) -> None:
@@ -33,14 +34,14 @@ def write(folder: Path, result: Mapping[str, Any], sweep: str) -> None:
   path.with_suffix(".md").write_text(_markdown(result, sweep))
   panels = _curves(table, sweep) if sweep else _bars(result)
   draw = plots.draw_curves if sweep else plots.draw_bars
-  if panels:  # Else every run diverged.
+  if panels:  # There are none if all runs diverged.
     draw(path.with_suffix(".png"), panels)
 
 
 def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """One line for each row, point of a sweep, and metric.
+  """Makes one line for each row, point of a sweep, and metric.
 
-  A row whose seeds all diverged is one line without a metric.
+  If all seeds of a row diverged, it has one line without a metric.
   """
   lines = []
   for row in result["rows"]:
@@ -60,7 +61,7 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
       for metric in points[0]:
         if metric in where or metric in ("sweep", "num_examples"):
           continue
-        # Losses as they are, everything else in percent.
+        # All metrics except the loss are in percent.
         scale = 1 if metric == "loss" else 100
         values = [scale * point[metric] for point in points]
         kept = [x for seed, x in zip(by_seed, values) if seed not in stripes]
@@ -81,12 +82,12 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
   return lines
 
 
-# What tells the points of a sweep apart.
+# The fields that distinguish the points of a sweep.
 _PLACES = ("num_iterations", "num_slots", "num_objects")
 
 
 def _stripes(by_seed):
-  """The seeds of object discovery whose loss stands out."""
+  """Returns the seeds that count as stripes, see `STRIPES_FACTOR`."""
   losses = {
     seed: float(np.median([point["loss"] for point in points]))
     for seed, points in by_seed.items()
@@ -99,7 +100,13 @@ def _stripes(by_seed):
 
 
 def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Of each variant to the default, in foreground ARI, beside the paper's."""
+  """Compares each variant with the default, in foreground ARI.
+
+  Returns:
+    For each variant of the paper's ablations, a dict with its difference, the
+    pooled standard deviation, how the paper compares it, and whether this
+    agrees. The difference is None if all seeds of the variant diverged.
+  """
   measured = {
     (line["label"], line["config"]): line
     for line in result["table"]
@@ -111,7 +118,7 @@ def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not row["direction"] or default is None:
       continue
     here = measured.get((row["label"], row["config"]))
-    # A variant that diverged with every seed is worse, whatever the deviation.
+    # A variant whose seeds all diverged is worse than the default.
     difference, deviation, sign = None, None, -1
     if here is not None:
       freedom = here["num_seeds"] + default["num_seeds"] - 2
@@ -146,31 +153,31 @@ def _markdown(result, sweep):
   about = (
     f"`{result['command']}`, {result['date']}, {result['hardware']},"
     f" {pairs(result['versions'])}. Mean ± standard deviation over the seeds,"
-    " in percent but for the loss."
+    " in percent except for the loss."
   )
-  # Columns that most tables do not need.
+  # Optional columns.
   more = {}
   if any(line["metric"] == "fg_ari" for line in table):
     about += (
-      " Seeds whose evaluation loss is above"
-      f" {STRIPES_FACTOR} times the median of their row, of at least"
-      f" {_STRIPES_SEEDS}, count as stripes (Section 4.1):"
+      " A seed counts as stripes (Section 4.1) if its evaluation loss is above"
+      f" {STRIPES_FACTOR} times the median of its row, which must have at least"
+      f" {_STRIPES_SEEDS} seeds."
     )
     if any(line["stripes"] for line in table):
       more["without stripes"] = without_stripes
-      about += " all seeds, and all but those, are shown."
+      about += " The table shows the means with and without these seeds."
     else:
-      about += " there are none."
+      about += " There are no such seeds."
   if any(line["diverged"] for line in table):
     more["diverged"] = lambda line: seeds(line["diverged"])
     about += (
-      " Diverged: seeds that ended at a loss or gradient that is not finite;"
-      " they are in no mean."
+      " Diverged seeds ended at a loss or gradient that is not finite; the"
+      " means are without them."
     )
   if result["scale"] != "paper":
     about += (
-      f" Scale {result['scale']}: other data and models than the paper's, see"
-      " the configs; not to be compared with its numbers."
+      f" The scale {result['scale']} has other data and models than the paper,"
+      " see the configs, and its numbers cannot be compared with the paper's."
     )
   places = _PLACES if sweep else ()
   rows = [
@@ -212,15 +219,15 @@ def _markdown(result, sweep):
 
 
 _DIFFERENCES = (
-  "Differences to the default in points of foreground ARI, ± the standard"
-  " deviation of single seeds, pooled over both rows; what the paper's appendix"
-  " B says of the variant; and whether this agrees. Up to the deviation a"
-  " difference counts as none."
+  "The difference is that to the default, in points of foreground ARI, ± the"
+  " standard deviation of single seeds, pooled over both rows. The paper's"
+  " appendix B says how the variant compares, and the last column whether this"
+  " agrees. A difference within the deviation counts as none."
 )
 
 
 def here(line, suffix=""):
-  """Mean and deviation of a line of the table."""
+  """Formats mean and standard deviation of a line of the table."""
   if not line["metric"]:
     return ""
   digits = 4 if line["metric"] == "loss" else 1
@@ -229,30 +236,30 @@ def here(line, suffix=""):
 
 
 def without_stripes(line):
-  """Mean and deviation of a line without its stripes, or nothing."""
+  """Formats mean and deviation without the stripes; "" if there are none."""
   if not line["stripes"]:
     return ""
   return f"{here(line, '_without_stripes')}, without {seeds(line['stripes'])}"
 
 
 def seeds(names):
-  """Seeds 0 1 2 as words, or nothing."""
+  """Formats names of seeds, for example "seeds 0 1 2"; "" for no seeds."""
   return f"seed{'s' * (' ' in names)} {names}" if names else ""
 
 
 def pairs(values):
-  """A mapping as words."""
+  """Formats a dict, for example "python 3.12.1, jax 0.12.0"."""
   return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def grid(columns, rows):
-  """Lines of a Markdown table."""
+  """Makes the lines of a Markdown table."""
   lines = [f"| {' | '.join(map(str, row))} |" for row in (columns, *rows)]
   return [lines[0], f"|{'---|' * len(columns)}", *lines[1:]]
 
 
 def _bars(result):
-  """Metric to label to the percent of its seeds that did not diverge."""
+  """Makes the panels of `plots.draw_bars`, without diverged seeds."""
   metrics = {}
   for row in result["rows"]:
     for measured in row["seeds"].values():
@@ -268,7 +275,7 @@ def _bars(result):
 
 
 def _curves(table, sweep):
-  """Panel to name of a curve to its points, with deviations."""
+  """Makes the panels of `plots.draw_curves`, with standard deviations."""
   along = "num_iterations" if sweep == "iterations" else "num_objects"
   panels = {}
   for line in table:

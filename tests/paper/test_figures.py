@@ -14,7 +14,7 @@ from tests.test_metrics import random_sets
 
 
 def size(path):
-  """Height and width of a picture that is not blank."""
+  """Returns height and width of a picture, which must not be blank."""
   picture = matplotlib.image.imread(path)[..., :3]
   assert picture.std() > 0.05
   return picture.shape[:2]
@@ -29,10 +29,10 @@ def test_object_discovery_has_every_figure_of_the_paper(tmp_path, capsys):
   printed = capsys.readouterr().out.split()
   assert sorted(printed) == [str(folder / name) for name in names]
   heights = {name: size(folder / name)[0] for name in names}
-  # Two rows; two images times four iterations.
+  # 3a has a row per image, the others have one per image and iteration.
   for name in ("figure_3b.png", "figure_3c.png"):
     assert heights[name] > 3 * heights["figure_3a.png"]
-  # Four more slots.
+  # Figure 20 has four more slots.
   assert size(folder / "figure_20.png")[1] > size(folder / "figure_4.png")[1]
 
 
@@ -62,14 +62,14 @@ def test_decoding_the_last_iteration_gives_the_reconstruction():
   np.testing.assert_allclose(
     decoded[-1]["recon_combined"], outputs["recon_combined"], atol=1e-5
   )
-  # Iterations reconstruct better and better (Figure 3c).
+  # Reconstructions improve with the iterations (Figure 3c).
   losses = [run.task.loss(x, batch).mean() for x in decoded]
   assert losses[0] > 2 * losses[1] > 2 * losses[2]
 
 
 def test_the_slot_mlp_and_empty_requests_are_refused(tmp_path):
   workdir = make_run(tmp_path / "run", "slot_mlp:quickstart")
-  with pytest.raises(ValueError, match="Slot MLP attends to nothing"):
+  with pytest.raises(ValueError, match="Slot MLP has no attention"):
     figures.main([f"--workdir={workdir}"])
   with pytest.raises(ValueError, match="num_images=0"):
     figures.main(["--pretrained=quickstart", "--num_images=0"])

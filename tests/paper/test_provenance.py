@@ -1,4 +1,4 @@
-"""Tests of what every record says of itself."""
+"""Tests of the description that every record has."""
 
 import datetime
 import importlib.metadata

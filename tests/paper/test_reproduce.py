@@ -1,4 +1,4 @@
-"""Tests of the tables and figures, with training replaced where it is long."""
+"""Tests of tables and figures, with training replaced if it takes long."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_every_row_is_a_config_that_makes_a_task(row):
   for changes in (row.changes, row.evaluation):
     changed = rows.changed(config, changes)
     tasks.make_task(changed)
-    # A change that changes nothing would be a row that shows nothing.
+    # Every change has an effect, except in rows that show the default.
     default = "last iteration" in row.label or "the paper's" in row.label
     assert not changes or changed != config or default
     config = changed
@@ -44,7 +44,7 @@ def test_the_papers_tables_and_figures_are_all_there():
   assert all(experiment.place for experiment in EXPERIMENTS.values())
 
 
-def test_the_ablations_are_the_figures_variants_with_the_papers_directions():
+def test_the_ablations_have_the_variants_of_the_figures():
   ablations = EXPERIMENTS["ablations"].rows[1:]
   figures = [
     row
@@ -75,7 +75,7 @@ def test_the_stripes_compare_different_runs_and_share_the_default(scale):
 
   stripes = directories("stripes")
   assert len({*stripes}) == len(stripes)
-  # Clipping is the quickstart's default, and not the paper's.
+  # The quickstart clips gradients by default, the paper's config does not.
   default = stripes[scale == "small"]
   assert default in directories("table1") and "default" in default.parts
 
@@ -89,14 +89,14 @@ def test_small_and_smoke_scales_name_configs_that_exist():
     }
     for name in names:
       assert tasks.make_task(configs.load(name))
-  # No small stand-in: the row is left out, not faked. The same for two: once.
+  # A row without a small config is left out. Equal rows are kept once.
   labels = [row.label for row in rows.rows_at(EXPERIMENTS["table1"], "small")]
   assert labels == ["Slot Attention, Tetrominoes", "Slot MLP, Tetrominoes"]
 
 
 @pytest.fixture(name="trained")
 def _trained(monkeypatch):
-  """Replaces training; gives the list of the runs that were trained."""
+  """Replaces training and returns the list of trained runs."""
   runs = []
   lock = threading.Lock()
 
@@ -142,7 +142,7 @@ def run(tmp_path, seeds=(0, 1), **options):
   )
 
 
-def test_means_and_deviations_stand_beside_the_papers_numbers(
+def test_means_and_deviations_are_written_with_the_papers_numbers(
   tmp_path, trained, experiment
 ):
   run(tmp_path)
@@ -157,9 +157,9 @@ def test_means_and_deviations_stand_beside_the_papers_numbers(
   assert "| default | quickstart | fg_ari | 91.0 ± 1.0 | 98.8 ± 0.3 |" in text
   assert "| no GRU | quickstart | fg_ari | 51.0 ± 1.0 |" in text
   assert "| IODINE |  | fg_ari |  | 98.8 ± 0.0 |" in text
-  assert "not to be compared" in text
+  assert "numbers cannot be compared with the paper's" in text
   assert "| no GRU | quickstart | -40.0 ± 1.4 | worse | yes |" in text
-  assert "there are none" in text
+  assert "There are no such seeds." in text
   assert (
     "no GRU,quickstart,fg_ari,51" in (folder / "updates_small.csv").read_text()
   )
@@ -207,7 +207,7 @@ def test_a_run_that_diverged_is_counted_and_named(
     return working(config, workdir)
 
   monkeypatch.setattr(train, "train", diverges)
-  for _ in range(2):  # From the runs that are there, the second time.
+  for _ in range(2):  # The second time uses the finished runs.
     result = run(tmp_path, seeds=(0, 1, 2))
     monkeypatch.setattr(train, "train", None)
   assert result["rows"][1]["seeds"] == {"0": None, "1": None, "2": None}
@@ -231,7 +231,7 @@ def test_processes_share_the_runs(tmp_path, trained, experiment):
 
 
 def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
-  def sweep(config, workdir):
+  def sweep_run(config, workdir):
     return [
       {
         "sweep": name,
@@ -246,8 +246,8 @@ def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
       for t in (1, 2)
     ]
 
-  monkeypatch.setattr(sweep, "sweep_run", sweep)
-  # Two rows of one run.
+  monkeypatch.setattr(sweep, "sweep_run", sweep_run)
+  # Two rows evaluate one run.
   more = Row("more", evaluation={"model.slot_attention.num_slots": 9})
   monkeypatch.setitem(
     EXPERIMENTS,
@@ -309,11 +309,13 @@ def test_without_seeds_there_are_as_many_as_the_scale_has(
   reproduce.main(["--list", f"--scale={scale}", f"--runs={tmp_path}"])
   lines = capsys.readouterr().out.splitlines()
   (line,) = [line for line in lines if line.startswith("figure11 ")]
-  assert f"0 runs done, {4 * seeds} missing" in line  # Two rows, two tasks.
+  assert (
+    f"0 runs done, {4 * seeds} missing" in line
+  )  # Two rows for each of two tasks.
 
 
 def make_result(*rows):
-  """A result of rows of lists of metrics, one of each seed."""
+  """Makes a result of rows with a list of metrics, one for each seed."""
   result = {
     "rows": [
       {
@@ -336,7 +338,7 @@ def test_the_standard_deviation_is_over_seeds_in_percent():
   assert np.allclose([line["mean"], line["std"]], [20, 10])
 
 
-def test_seeds_whose_loss_stands_out_are_named_and_left_out_beside():
+def test_stripes_are_named_and_a_second_mean_leaves_them_out():
   good = [{"loss": x, "fg_ari": 0.9} for x in (0.010, 0.015, 0.029)]
   bad = {"loss": 0.046, "fg_ari": 0.1}
   result = make_result(("x", "", [good[0], bad, *good[1:], good[1]]))
@@ -345,7 +347,7 @@ def test_seeds_whose_loss_stands_out_are_named_and_left_out_beside():
   assert line["mean"] == pytest.approx(74)
   assert line["mean_without_stripes"] == pytest.approx(90)
   assert tables.without_stripes(line) == "90.0 ± 0.0, without seed 1"
-  # Two seeds have no median to stand out from; sets have no stripes.
+  # Two seeds are too few to tell, and set prediction has no stripes.
   for seeds in ([good[0], bad], [{"loss": x, "ap_1": 0.5} for x in (1, 1, 9)]):
     table = make_result(("x", "", seeds))["table"]
     assert not any(line["stripes"] for line in table)
@@ -358,7 +360,7 @@ def test_losses_of_good_seeds_are_far_from_the_limit_of_stripes():
   assert tables.STRIPES_FACTOR > 2
 
 
-def test_of_a_sweep_a_seed_diverges_or_is_striped_at_all_points():
+def test_a_seed_of_a_sweep_is_stripes_or_diverged_at_all_points():
   def sweep(scale):
     return [
       {"num_iterations": t, "loss": scale / t, "fg_ari": t / 10} for t in (1, 2)
@@ -396,12 +398,12 @@ def test_differences_are_compared_with_the_papers(aris, direction, agrees):
   assert line["agrees"] == agrees
   deviations = np.var([0.88, 0.92], ddof=1), np.var(aris, ddof=1)
   assert line["pooled_std"] == pytest.approx(100 * np.mean(deviations) ** 0.5)
-  # One seed of each tells nothing.
+  # With one seed each there is no deviation to compare with.
   single = [(label, x, seeds[:1]) for label, x, seeds in rows]
   assert tables.make_differences(make_result(*single)) == []
 
 
-def test_where_and_when_runs_were_made_stays_with_them(
+def test_every_run_keeps_its_date_hardware_and_versions(
   tmp_path, trained, experiment, monkeypatch
 ):
   run(tmp_path, seeds=(0,))

@@ -1,4 +1,4 @@
-"""Tests of many processes, on the loopback of this machine."""
+"""Tests of several processes on one machine."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def free_address():
 
 
 def start(*arguments, **environment):
-  """Starts a Python process with its own devices, its output in one pipe."""
+  """Starts a Python process with its own devices and one pipe for output."""
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
     cwd=ROOT,
@@ -68,9 +68,10 @@ def make_set_config(data_dir):
 
 
 def evaluate_noisy_targets(config):
-  """Evaluates predictions that are targets with noise tied to the example.
+  """Evaluates predictions that are targets with a fixed noise per example.
 
-  Unlike those of a model after six steps, they have a precision to speak of.
+  The predictions of a model after six steps would have an average precision of
+  almost zero.
   """
   task = tasks.make_task(config)
   data = loading.load(config.data)
@@ -96,8 +97,8 @@ def evaluate_noisy_targets(config):
 
 
 def work(address, process_id, data_dir, fresh, begun):
-  """What one of two processes does."""
-  evaluate.report = lambda *_: None  # Pictures take long.
+  """Does the work of one of two processes."""
+  evaluate.report = lambda *_: None  # Drawing would take long.
   jax.config.update("jax_num_cpu_devices", 2)
   parallel.join_cluster(address, 2, process_id)
   assert parallel.num_devices() == 4 and jax.local_device_count() == 2
@@ -124,10 +125,10 @@ def assert_close_lines(a, b):
 def test_processes_and_devices_give_the_same_numbers_and_checkpoints(
   tmp_path, monkeypatch
 ):
-  """Two processes of two devices, one of four, and one of one.
+  """Compares 2 processes of 2 devices, 1 process of 4, and 1 process of 1.
 
-  The training loss, and the evaluation whose last batch is not full, are the
-  same, and what one layout has saved goes on in another.
+  Training loss and evaluation are the same, although the last batch of the
+  evaluation is not full, and each layout continues the run of another one.
   """
   monkeypatch.setattr(evaluate, "report", lambda *_: None)
   monkeypatch.setitem(datasets.DATA_SETS, "sets", SETS)
@@ -184,7 +185,7 @@ def flags_of_cluster():
 
 
 def slurm():
-  """What SLURM sets, from which JAX derives the address."""
+  """Yields the variables of SLURM, from which JAX derives the address."""
   job = int(free_address().split(":")[1])
   for process_id in range(2):
     yield {
@@ -211,7 +212,7 @@ def start_pair(cluster, tmp_path, *arguments):
 
 
 def wait_for_step(processes, tmp_path, step):
-  """Waits until a checkpoint of at least this step is there."""
+  """Waits for a checkpoint of at least this step."""
   for _ in range(1200):
     folders = (tmp_path / "run" / "checkpoints").glob("*")
     steps = [int(path.name) for path in folders if path.name.isdecimal()]
@@ -224,18 +225,18 @@ def wait_for_step(processes, tmp_path, step):
   raise TimeoutError
 
 
-# That process 1 is gone, process 0 only learns from its silence: 100 seconds.
+# Process 0 takes 100 seconds to notice that process 1 is gone.
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_lost_process_ends_the_others_and_sigterm_to_one_saves_for_all(
   tmp_path, victim
 ):
-  """The same command, which also prepares the data, goes on after both."""
+  """After both, the same command goes on. It also prepares the data."""
   arguments = (
     "--config.num_steps=1000000",
     "--config.log_every=1000",
     "--config.eval_every=1000000",
     "--config.checkpoint_every=10",
-    # Processes also agree to stop where steps are not counted one by one.
+    # Processes also agree to stop if a dispatch has several steps.
     "--config.steps_per_dispatch=2",
   )
   processes = start_pair(flags_of_cluster, tmp_path, *arguments)
@@ -260,7 +261,7 @@ def test_a_lost_process_ends_the_others_and_sigterm_to_one_saves_for_all(
     check_error(output, f"SIGTERM: step {saved} of 1000000 is saved")
 
 
-def test_flags_of_a_cluster_that_cannot_be_are_named(tmp_path):
+def test_impossible_flags_of_a_cluster_are_named(tmp_path):
   for arguments, words in (
     (["--num_processes=2"], "must be given together"),
     (
@@ -276,7 +277,7 @@ def test_flags_of_a_cluster_that_cannot_be_are_named(tmp_path):
     check_error(output, words)
 
 
-def test_a_process_takes_the_part_of_the_batch_that_is_its_own(monkeypatch):
+def test_every_process_takes_its_own_part_of_the_batch(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 3)
   parts = []
   for process_id in range(3):

@@ -34,7 +34,7 @@ def test_pictures_are_drawn_at_every_evaluation(config, tmp_path, monkeypatch):
   assert drawn == [(3, names), (6, names)]
 
 
-def test_evaluation_takes_other_data_k_and_t(config, tmp_path):
+def test_evaluation_can_change_data_k_and_t(config, tmp_path):
   first = train.train(config, tmp_path)
   config.data.procedural.seed = 1
   config.model.slot_attention.num_slots = 6
@@ -81,7 +81,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(config, tmp_path):
   assert again == pytest.approx(first, abs=1e-5)
 
 
-def test_objects_are_discovered_where_there_are_no_masks(config, tmp_path):
+def test_object_discovery_works_without_masks(config, tmp_path):
   write_split(tmp_path / "CLEVR_v1.0", "val", 24, size=(240, 320))
   config.data.name = "clevr"
   config.data.source = "original"

@@ -18,7 +18,7 @@ def test_the_schedule_is_the_official_formula():
   for step in (1, 500, 1000, 20_000, 50_000):
     expected = 4e-4 * min(1, step / 1000) * 0.5 ** (step / 50_000)
     assert schedule(jnp.int32(step)) == pytest.approx(expected, rel=1e-5)
-  # Not optax's, whose decay waits for the end of the warm-up.
+  # In the schedule of optax, the decay starts after the warm-up.
   optax_schedule = optax.warmup_exponential_decay_schedule(
     0, 4e-4, 1000, 50_000, 0.5
   )
@@ -29,7 +29,7 @@ def test_the_schedule_is_the_official_formula():
   assert no_warmup(0) == 1
 
 
-def test_clipping_is_off_unless_asked_for():
+def test_a_max_grad_norm_of_zero_turns_clipping_off():
   params = {"w": jnp.zeros(3)}
   grads = {"w": jnp.array([3.0, 4.0, 0.0])}
 

@@ -1,4 +1,4 @@
-"""Tests of faults: kills, damage, full disks, bad numbers; and of endurance."""
+"""Tests of kills, damaged files, full disks, NaN, and long runs."""
 
 import ctypes
 import dataclasses
@@ -28,7 +28,7 @@ from tests.runs import (
 )
 from tests.test_main import ROOT, check_error, smoke
 
-# Of tensorstore, when it cannot write or read; main.py hides them.
+# tensorstore warns if it cannot read or write; `command.run` hides the warning.
 pytestmark = pytest.mark.filterwarnings(
   "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -48,7 +48,7 @@ def contents(folder):
 
 
 def digests(workdir):
-  """Checksums of parameters and optimiser of the newest checkpoint."""
+  """Returns step and checksums of the newest checkpoint."""
   names = [path.name for path in (workdir / "checkpoints").iterdir()]
   step = max(int(name) for name in names if name.isdecimal())
   metadata = workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
@@ -56,7 +56,7 @@ def digests(workdir):
 
 
 def start(tmp_path, name, num_steps, log):
-  """Starts a run of its own data, so that these are prepared again as well."""
+  """Starts a run with its own data, which it prepares first."""
   return subprocess.Popen(
     [
       sys.executable,
@@ -88,10 +88,10 @@ def start(tmp_path, name, num_steps, log):
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
   tmp_path, num_kills, num_steps
 ):
-  """Bit for bit: parameters, optimiser, metrics. Every third kill is a SIGTERM.
+  """Compares parameters, optimiser and metrics bit for bit.
 
-  Kills come at random moments of preparing, compiling, training, evaluating
-  and saving.
+  The kills come at random times during preparation, compilation, training,
+  evaluation and saving. Every third kill is a SIGTERM.
   """
   with (tmp_path / "log").open("w") as log:
     assert start(tmp_path, "whole", num_steps, log).wait() == 0
@@ -101,7 +101,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
     path = tmp_path / f"log_{i}"
     with path.open("w") as log:
       process = start(tmp_path, "killed", num_steps, log)
-      # Until it begins to do something, or to train.
+      # Waits for the first output, or for the start of training.
       sign = "from step " if i % 4 else ""
       while process.poll() is None and not (
         path.stat().st_size and sign in path.read_text()
@@ -132,7 +132,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
   assert len(lines.splitlines()) == num_steps + num_steps // 10
   report = "eval_tetrominoes_procedural/metrics.json"
   assert (killed / report).read_text() == (whole / report).read_text()
-  if num_kills > 2:  # Some of them were in the middle of the run.
+  if num_kills > 2:  # Some kills were in the middle of the training.
     assert len({step for step in begun if 0 < step < num_steps}) > 2, begun
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     damage(workdir / "checkpoints" / "6")
     before = contents(workdir)
     caplog.clear()
-    if "optimiser" not in name:  # Which only training reads.
+    if "optimiser" not in name:  # Only training reads the optimiser.
       run = runs.load(workdir)
       assert run.step == 3, name
       assert f"{workdir}/checkpoints/6 is damaged (" in caplog.text
@@ -195,9 +195,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 
 
 def test_no_flipped_bit_is_taken_for_a_number(config, tmp_path):
-  """Any byte of any file: the parameters are the same, or of the step before.
+  """Flips random bits of random files of the newest checkpoint.
 
-  Not every byte means something.
+  The restored parameters are the same, if the bit has no meaning, or those of
+  the checkpoint before.
   """
   train.train(config, tmp_path / "whole")
   params = {6: runs.load(tmp_path / "whole").params}
@@ -288,7 +289,7 @@ def fill(disk):
 def test_a_full_disk_leaves_the_earlier_checkpoints_intact(
   config, tmp_path, small_disk, monkeypatch, module, name, words
 ):
-  """The disk is full before the second save, or before the first line."""
+  """The disk is full before the second checkpoint or the first metric."""
   train.train(config, tmp_path / "whole")
   workdir = small_disk / "run"
   config.num_steps = 3
@@ -305,7 +306,9 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_intact(
 
   with monkeypatch.context() as context:
     context.setattr(module, name, fill_before)
-    context.setattr(threading, "excepthook", lambda _: None)  # As main.py does.
+    context.setattr(
+      threading, "excepthook", lambda _: None
+    )  # As in `command.run`.
     with pytest.raises(OSError, match=words):
       train.train(config, workdir)
   (small_disk / "ballast").unlink()
@@ -317,7 +320,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_intact(
   lines = [
     line
     for line in read_lines(workdir)
-    # The end of the first part has its own line for the odd step 3.
+    # Only the shorter run logs its last step, 3.
     if (line["step"], line["split"]) != (3, "train")
   ]
   assert lines == read_lines(tmp_path / "whole")
@@ -326,7 +329,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_intact(
 def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(
   config, tmp_path, monkeypatch
 ):
-  """Of one example, first seen at step 5, the loss is finite, its slope not."""
+  """One example, first seen in step 5, has a finite loss and NaN gradients."""
   split = loading.load(config.data).splits["train"]
   order = {"batch_size": 4, "num_examples": 18, "seed": 0}
   seen = [batches.examples_of_step(step, **order) for step in range(5)]
@@ -340,7 +343,7 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(
     def loss(outputs, batch):
       is_bad = (abs(batch["images"] - image) < 1e-3).all(axis=(1, 2, 3))
       slots = outputs["slots"].sum(axis=(1, 2))
-      # The square root has no slope at 0.
+      # The square root has no finite derivative at 0.
       return task.loss(outputs, batch) + jnp.sqrt(
         jnp.where(is_bad, 0.0, 1.0) * (1.0 + 0.0 * slots)
       )
@@ -418,7 +421,7 @@ def test_twenty_thousand_steps_take_no_more_memory_and_files(
   def measure_and_save(*args):
     files = len(list(Path("/proc/self/fd").iterdir()))
     threads = len(list(Path("/proc/self/task").iterdir()))
-    # What is held, not what Python and the C library have yet to give back.
+    # Memory that Python or the C library only keeps for later does not count.
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     used.append((resident_bytes() / 2**20, files, threads))
@@ -429,7 +432,7 @@ def test_twenty_thousand_steps_take_no_more_memory_and_files(
   memory, files, threads = np.array(used).T
   assert len(memory) == 40
   print(f"memory {memory} MiB, files {files}, threads {threads}")
-  # From the 2,000th step on.
+  # Memory and files after 2,000 steps are compared with those at the end.
   assert memory[-5:].mean() - memory[4:9].mean() < 20
   assert files[-5:].max() - files[4:9].max() < 5
   assert threads[-5:].max() - threads[4:9].max() < 5

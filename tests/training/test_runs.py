@@ -16,7 +16,7 @@ from slot_attention.training import (
 def test_load_run_gives_config_task_and_params(config, tmp_path):
   train.train(config, tmp_path)
   run = runs.load(tmp_path)
-  assert run.config == config  # Tuples, too, survive JSON.
+  assert run.config == config  # With tuples, which JSON does not have.
   assert run.step == 6
   data = loading.load(config.data)
   outputs = run.task.apply(
@@ -61,7 +61,7 @@ def test_a_model_that_does_not_fit_the_checkpoint_names_the_parameter(
   )
 
 
-def test_there_is_nothing_to_load_without_a_run(tmp_path, config):
+def test_loading_without_a_run_fails(tmp_path, config):
   with pytest.raises(ValueError, match="there is no run in"):
     runs.load(tmp_path)
   runs.save_config(tmp_path, config)

@@ -1,4 +1,4 @@
-"""Tests of what ends a run before its last step."""
+"""Tests of the reasons to stop a run before its last step."""
 
 import os
 import signal

@@ -32,7 +32,7 @@ def test_a_sweep_covers_iterations_objects_and_slots(
   }
   numbers, sizes = np.unique(counts, return_counts=True)
   assert of_count == dict(zip(numbers.tolist(), sizes.tolist()))
-  # Trained with 4 slots for up to 5 objects: one slot too few, in all sweeps.
+  # The run has 4 slots for up to 5 objects, one too few. So have the sweeps.
   assert {
     row["num_objects"]: row["num_slots"]
     for row in rows

@@ -27,7 +27,7 @@ from tests.runs import (
 )
 
 
-def test_a_run_writes_all_that_it_promises(config, tmp_path):
+def test_a_run_writes_all_documented_files(config, tmp_path):
   metrics = train.train(config, tmp_path / "run")
   assert set(metrics) == {"loss", "fg_ari"}
   lines = read_lines(tmp_path / "run")
@@ -50,7 +50,7 @@ def test_training_lowers_the_loss_on_data_not_trained_on(config, tmp_path):
   config.checkpoint_every = 60
   with config.unlocked():
     before = config.copy_and_resolve_references()
-  before.num_steps = before.warmup_steps = 1  # A first step of rate 0.
+  before.num_steps = before.warmup_steps = 1  # The first step has rate 0.
   untrained = train.train(before, tmp_path / "before")
   trained = train.train(config, tmp_path / "after")
   assert trained["loss"] < 0.7 * untrained["loss"]
@@ -110,11 +110,11 @@ def test_the_slot_mlp_trains_in_the_same_loop(config, tmp_path):
 
 
 def losses_on(num_devices, config, monkeypatch):
-  """Losses of some steps, and the evaluation after them, on some devices.
+  """Returns the losses of five steps and the evaluation after them.
 
-  Parameters are not compared: some, such as the bias of the decoder's logits,
-  do not change the function, and Adam turns the rounding errors that are their
-  gradients into steps of full size.
+  Parameters are not compared. Some of them, for example the bias of the
+  decoder's alpha logits, do not affect the outputs, so that their gradients are
+  only rounding errors, which Adam scales to steps of full size.
   """
   devices = jax.local_devices()[:num_devices]
   monkeypatch.setattr(jax, "local_devices", lambda: devices)
@@ -159,7 +159,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
   assert_equal_trees(
     final_state(tmp_path / "whole", 6), final_state(tmp_path / "parts", 6)
   )
-  # The end of the first part has its own line for the odd step 3.
+  # Only the shorter run logs its last step, 3.
   parts = [
     line
     for line in read_lines(tmp_path / "parts")
@@ -172,7 +172,7 @@ def test_work_after_the_last_checkpoint_is_done_again(config, tmp_path):
   train.train(config, tmp_path / "whole")
   config.checkpoint_every = 4
   train.train(config, tmp_path / "killed")
-  # As if killed between steps 4 and 6, in the middle of a line.
+  # The files look as if a kill came after step 4, while writing a line.
   shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
   with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
     file.write('{"step": 6, "spl')
@@ -183,7 +183,7 @@ def test_work_after_the_last_checkpoint_is_done_again(config, tmp_path):
   )
 
 
-def test_steps_of_one_dispatch_train_as_steps_apart(config, tmp_path):
+def test_steps_of_one_dispatch_train_as_single_steps(config, tmp_path):
   config.log_every = config.checkpoint_every = config.eval_every = 3
   train.train(config, tmp_path / "apart")
   config.steps_per_dispatch = 3
@@ -197,9 +197,7 @@ def test_steps_of_one_dispatch_train_as_steps_apart(config, tmp_path):
     assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
 
 
-def test_a_run_goes_on_with_other_dispatches_that_divide_its_steps(
-  config, tmp_path
-):
+def test_a_run_goes_on_with_dispatches_that_divide_its_steps(config, tmp_path):
   config.log_every = config.checkpoint_every = config.eval_every = 3
   config.steps_per_dispatch = 3
   train.train(config, tmp_path / "whole")
@@ -238,8 +236,8 @@ def test_only_the_newest_checkpoints_are_kept(config, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
   config, tmp_path
 ):
-  # The first update has rate 0, so the loss of step 2 is still that of the
-  # initial parameters; the second update ruins them for step 3.
+  # The first update has rate 0, so step 2 still has the initial parameters. The
+  # second update makes the loss of step 3 NaN.
   config.learning_rate = 1e30
   config.log_every = 6
   config.eval_every = 6

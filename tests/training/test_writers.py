@@ -1,4 +1,4 @@
-"""Tests of what TensorBoard shows of a run."""
+"""Tests of the files for TensorBoard."""
 
 import flax
 import matplotlib.image
@@ -17,7 +17,7 @@ from tests.runs import (
 
 
 def test_a_run_without_history_is_evaluated_and_shown_in_tensorboard(tmp_path):
-  """As a converted one is."""
+  """Converted runs have no history."""
   pytest.importorskip("tensorflow")
   from tensorboard.backend.event_processing import event_accumulator
   from tensorboard.plugins.hparams import plugin_data_pb2
@@ -41,7 +41,7 @@ def test_a_run_without_history_is_evaluated_and_shown_in_tensorboard(tmp_path):
   assert np.isclose(shown["model.slot_attention.epsilon"].number_value, 1e-8)
 
 
-def test_metrics_go_to_tensorboard_where_tensorflow_is(tmp_path):
+def test_metrics_go_to_tensorboard_if_tensorflow_is_installed(tmp_path):
   pytest.importorskip("tensorflow")
   with writers.MetricWriter(tmp_path, 0) as writer:
     writer.write(3, "train", {"loss": 0.25})
