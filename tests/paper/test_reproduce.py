@@ -13,7 +13,7 @@ from slot_attention import tasks
 from slot_attention.paper import experiments, page, reproduce, rows, tables
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.rows import Experiment, Row
-from slot_attention.training import train
+from slot_attention.training import sweep, train
 
 ROWS = [
   pytest.param(row, id=f"{name}-{row.label}-{row.config}")
