@@ -1,4 +1,4 @@
-"""Loads, lists and adds weights that come with the package.
+r"""Loads, lists and adds weights that come with the package.
 
   from slot_attention import pretrained
   run = pretrained.load("quickstart")
@@ -13,8 +13,8 @@ The folder slot_attention/weights/NAME has four files:
 Nothing is pickled. The first command lists the weights, the second adds some:
 
   python -m slot_attention.pretrained
-  python -m slot_attention.pretrained --export=NAME --workdir=runs/NAME \\
-    --command="python main.py --config=configs/NAME.py" \\
+  python -m slot_attention.pretrained --export=NAME --workdir=runs/NAME \
+    --command="python main.py --config=configs/NAME.py" \
     --hardware="2 CPU cores, 4 minutes" --date=2026-11-22
 """
 

@@ -1,8 +1,11 @@
 """Four CPU devices, cheap compilation, and no silent broadcasting of ranks."""
 
 import atexit
+import ctypes
+import gc
 import os
 import shutil
+import sys
 import tempfile
 
 os.environ["XLA_FLAGS"] = (
@@ -33,9 +36,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_functions():
-  """Or a process would come to hold more of them than it may map."""
+  """Keeps a process below 3 GB, and below the memory maps that it may have."""
   yield
   jax.clear_caches()
+  gc.collect()
+  if sys.platform == "linux":
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(name="data_dir", scope="session")

@@ -7,6 +7,8 @@ import re
 import jax
 import pytest
 
+from slot_attention.data import datasets
+
 ROOT = Path(__file__).parents[1]
 PAGES = {
   str(path.relative_to(ROOT)): path.read_text()
@@ -90,3 +92,13 @@ def test_every_command_and_config_that_is_named_is_there():
   assert len(configs) > 10
   for page, config in configs:
     assert (ROOT / "configs" / f"{config}.py").exists(), (page, config)
+
+
+def test_every_data_set_has_its_row_and_every_drawn_one_its_picture():
+  page = (ROOT / "docs" / "data.md").read_text()
+  for name, data_set in datasets.DATA_SETS.items():
+    assert f"`{name}`" in page, f"docs/data.md has no row for {name}"
+    if data_set.generate is not None:
+      picture = f"data_{name}.png"
+      assert f"]({picture})" in page, f"docs/data.md does not show {picture}"
+      assert (ROOT / "docs" / picture).exists()

@@ -84,7 +84,6 @@ def test_a_run_is_evaluated_again_and_goes_on(tmp_path):
 def test_training_needs_neither_tensorflow_nor_the_network(tmp_path):
   """No module imports TensorFlow when it is imported itself."""
   prelude = """
-from slot_attention.data import loading
 import socket, sys
 def no_network(*_):
   raise OSError("no network")
@@ -156,7 +155,10 @@ def test_genuine_records_through_the_command_line(tmp_path):
     (["--config.colour=1"], ["no field colour", "--config.colour=1"]),
     (["--config.model.encoder.colour=1"], ["no field colour: ", "encoder"]),
     (["--config.seed=zero"], ["--config.seed=zero", "invalid literal"]),
-    (["--config=configs/nothing.py"], ["config cannot be read", "nothing.py"]),
+    (
+      ["--config=configs/nothing.py"],
+      ["there is no config configs/nothing.py"],
+    ),
     (["extra"], ["arguments without a flag: extra"]),
   ],
 )
@@ -175,15 +177,15 @@ def test_bad_usage_ends_in_one_message_and_code_2(tmp_path, arguments, words):
     (["--config.task=sleep"], ["task='sleep'", "object_discovery"]),
     (
       ["--config.model.slot_attention.num_slots=0"],
-      ["config.model.slot_attention.num_slots=0 must be at least 1"],
+      ["model.slot_attention.num_slots=0 must be at least 1"],
     ),
     (
       ["--config.data.procedural.image_size=36"],
       ["images of 36x36x3", "draws 16x16x3"],
     ),
     (
-      ["--config.data.source=original", "--config.data.path=nothing"],
-      ["there is no TFRecord file nothing"],
+      ["--config.data.source=original"],
+      ["images of 35x35x3", "draws 16x16x3"],
     ),
     (["--workdir=/dev/null/run"], ["/dev/null/run cannot be written"]),
     (["--mode=eval"], ["there is no run in"]),
@@ -230,8 +232,22 @@ def test_truncated_records_end_in_one_message(tmp_path):
 
 
 def test_without_config_and_workdir_there_is_nothing_to_do(tmp_path):
-  _, stderr = run(cwd=tmp_path, code=1)
-  check_error(stderr, "--config or --workdir must be given")
+  _, stderr = run(cwd=tmp_path, code=2)
+  check_error(stderr, "give --config or --workdir")
+  _, stderr = run("--config=quickstart", "--workdir=", cwd=tmp_path, code=2)
+  check_error(stderr, "--workdir is empty: it must name a folder")
+  assert not list(tmp_path.iterdir())
+
+
+def test_missing_records_are_named(tmp_path):
+  _, stderr = run(
+    *smoke("tetrominoes_object_discovery", tmp_path),
+    "--config.data.source=original",
+    "--config.data.path=nothing",
+    cwd=tmp_path,
+    code=1,
+  )
+  check_error(stderr, "there is no TFRecord file nothing")
 
 
 def test_verbosity_shows_where_an_error_happened(tmp_path):

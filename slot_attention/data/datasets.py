@@ -43,6 +43,10 @@ class DataSet:
     chunk_size: the number of examples that `generate` draws.
     check_options: raises a ValueError for options that `generate` cannot use.
     fixed: arguments of `generate` that a config does not choose.
+    generator_version: the version of what `generate` draws. Raise it whenever
+      the same arguments draw something else, so that data which was prepared
+      before is not used any more.
+    reader_version: the same for what is read of the original.
     preprocessing: the options in config.data.preprocessing, which both sources
       have, with the paper's values.
   """
@@ -56,6 +60,8 @@ class DataSet:
   chunk_size: int = 0
   check_options: Callable[..., None] = lambda **_: None
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  generator_version: int = 1
+  reader_version: int = 1
   preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property

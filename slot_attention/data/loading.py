@@ -137,6 +137,7 @@ def prepare(
   if data["source"] == "procedural":
     defaults = {name: x.default for name, x in data_set.options.items()}
     description["procedural"] = {**defaults, **data["procedural"]}
+    description["version"] = data_set.generator_version
     generate = functools.partial(
       data_set.generate,
       **data_set.fixed,
@@ -148,6 +149,7 @@ def prepare(
   else:
     path = data["path"]
     description["path"] = str(Path(path).absolute()) if path else ""
+    description["version"] = data_set.reader_version
     chunk_size, make_chunks = _original(data)
 
   # The name is readable, and differs wherever the description does.

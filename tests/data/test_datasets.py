@@ -1,9 +1,13 @@
 """Tests of the check of a config's data section."""
 
+import dataclasses
+import hashlib
+
+import numpy as np
 import pytest
 
 import configs
-from slot_attention.data import datasets, loading
+from slot_attention.data import clevr_scenes, datasets, loading
 from tests.data.test_loading import section
 
 
@@ -52,3 +56,70 @@ def test_the_image_shape_is_that_of_the_images(tmp_path):
   ):
     data = section(tmp_path, **fields)
     assert datasets.image_shape(data) == loading.load(data).image_shape
+
+
+def digest_of(arrays):
+  digest = hashlib.sha256()
+  for name in sorted(arrays):
+    digest.update(np.ascontiguousarray(arrays[name]).data)
+  return digest.hexdigest()[:16]
+
+
+# Version and digest of the first chunk, with seed 0.
+FIRST_CHUNKS = {
+  "tetrominoes": (1, "371e5fa7c4dc4eab"),
+  "multi_dsprites_binarized": (1, "dae3df92fba4acab"),
+  "multi_dsprites_colored_on_grayscale": (1, "c47c053d165f3c86"),
+  "multi_dsprites_colored_on_colored": (1, "b3d6f070e1177b43"),
+}
+# Version, digest of the targets, and mean of each of the first images.
+FIRST_SCENES = {
+  "clevr_with_masks": (
+    1,
+    "0eb1d8f4fede4c7e",
+    [103.22, 115.82, 103.74, 111.66],
+  ),
+  "clevr": (1, "0eb1d8f4fede4c7e", [107.58, 117.02, 107.66, 115.76]),
+}
+
+
+def test_every_procedural_data_set_has_a_version_and_a_digest():
+  assert {*FIRST_CHUNKS, *FIRST_SCENES} == {
+    name for name, x in datasets.DATA_SETS.items() if x.generate is not None
+  }
+
+
+@pytest.mark.parametrize("name", FIRST_CHUNKS)
+def test_who_changes_a_generator_raises_its_version(name):
+  data_set = datasets.DATA_SETS[name]
+  drawn = data_set.generate(0, seed=0, **data_set.fixed)
+  version = data_set.generator_version
+  assert (version, digest_of(drawn)) == FIRST_CHUNKS[name], (
+    "the generator draws something else: raise its generator_version in"
+    " slot_attention/data/datasets.py, and write version and digest here"
+  )
+
+
+@pytest.mark.parametrize("name", FIRST_SCENES)
+def test_who_changes_the_renderer_raises_its_version(name, monkeypatch):
+  monkeypatch.setattr(clevr_scenes, "CHUNK_SIZE", 4)
+  data_set = datasets.DATA_SETS[name]
+  options = {**data_set.preprocessing, "image_size": 24, "samples": 1}
+  drawn = data_set.generate(0, seed=0, **options)
+  version, digest, means = FIRST_SCENES[name]
+  assert version == data_set.generator_version
+  assert digest_of({"targets": drawn["targets"]}) == digest
+  # Another processor may round otherwise.
+  here = drawn["images"].mean((1, 2, 3))
+  np.testing.assert_allclose(here, means, atol=0.3)
+
+
+def test_a_raised_version_prepares_the_data_again(tmp_path, monkeypatch):
+  data = section(tmp_path)
+  first = loading.prepare(data)
+  assert loading.prepare(data) == first
+  raised = dataclasses.replace(
+    datasets.DATA_SETS["tetrominoes"], generator_version=2
+  )
+  monkeypatch.setitem(datasets.DATA_SETS, "tetrominoes", raised)
+  assert loading.prepare(data) != first
