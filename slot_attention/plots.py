@@ -1,12 +1,17 @@
-"""Plots of numbers, curves and bars, and empty figures for pictures."""
+"""Plots of numbers, curves and bars, and empty figures for pictures.
+
+Matplotlib takes a second to import, so only functions that draw import it.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+import typing
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 import numpy as np
+
+if typing.TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
 
 
 def draw_curves(
@@ -85,7 +90,7 @@ def draw_bars(
 
 def new_figure(
   width: float, height: float, layout: str | None = "constrained"
-) -> Figure:
+) -> "Figure":
   """Makes an empty figure.
 
   It does not use pyplot, which would look for a display and keep every figure
@@ -96,12 +101,15 @@ def new_figure(
     height: height in inches.
     layout: how matplotlib places the axes; None leaves them where they are.
   """
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
   figure = Figure(figsize=(width, height), layout=layout)
   FigureCanvasAgg(figure)
   return figure
 
 
-def new_page(width: float, height: float) -> tuple[Figure, Axes]:
+def new_page(width: float, height: float) -> "tuple[Figure, Axes]":
   """Makes a figure with axes in inches from its upper left corner.
 
   The axes cover the whole figure: matplotlib would take seconds to lay out one

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
-import matplotlib.image
-from matplotlib.patches import Rectangle
 import numpy as np
 
 from slot_attention import losses, plots
@@ -111,6 +109,8 @@ def draw_examples(
       for row in rows
     ]
   )
+  import matplotlib.image
+
   matplotlib.image.imsave(path, sheet[:-2, :-2])
 
 
@@ -175,7 +175,12 @@ def _titled(slots):
   return {f"Slot {k + 1}": slot for k, slot in enumerate(slots)}
 
 
-def draw_attention(path: Path, images: jax.Array, attn: jax.Array) -> None:
+def draw_attention(
+  path: Path,
+  images: jax.Array,
+  attn: jax.Array,
+  iterations: Sequence[int] | None = None,
+) -> None:
   """Draws the attention of every slot, one row per image and iteration.
 
   White is attention 1, black is 0.
@@ -184,20 +189,21 @@ def draw_attention(path: Path, images: jax.Array, attn: jax.Array) -> None:
     path: PNG file to write.
     images: [B, H, W, C] in [-1, 1].
     attn: [B, T, N, K], the attention for these images.
+    iterations: the iterations to show, from 1 to T. None shows all.
   """
   pictures = to_picture(images)
   maps = attention_maps(attn, pictures.shape[1:3])
-  rows, labels = [], []
-  for b, t in np.ndindex(*maps.shape[:2]):
-    blank = np.ones_like(pictures[b])
-    rows.append(
-      {
-        "Image": pictures[b] if t == 0 else blank,
-        **_titled(maps[b, t]),
-      }
-    )
-    labels.append(f"t = {t + 1}")
-  _draw_grid(path, rows, labels)
+  shown = iterations or range(1, maps.shape[1] + 1)
+  blank = np.ones_like(pictures[0])
+  rows = [
+    {
+      "Image": pictures[b] if t == shown[0] else blank,
+      **_titled(maps[b, t - 1]),
+    }
+    for b in range(len(maps))
+    for t in shown
+  ]
+  _draw_grid(path, rows, [f"t = {t}" for t in shown] * len(maps))
 
 
 def draw_trajectory(path: Path, slots_per_iteration: jax.Array) -> None:
@@ -286,18 +292,14 @@ def _match(predictions, targets):
   Returns:
     For each image and iteration, a dict from target to prediction.
   """
-  num_iterations = predictions.shape[1]
-  rows, columns = _match_sets(
-    predictions.reshape(-1, *predictions.shape[2:]),
-    np.repeat(targets, num_iterations, axis=0),
+  batch_size, num_iterations, *shape = predictions.shape
+  pairs = _match_sets(
+    predictions.reshape(-1, *shape), np.repeat(targets, num_iterations, axis=0)
   )
-  matches = [
-    dict(zip(column.tolist(), row.tolist()))
-    for column, row in zip(np.asarray(columns), np.asarray(rows))
-  ]
+  rows, columns = np.reshape(pairs, (2, batch_size, num_iterations, -1))
   return [
-    matches[i : i + num_iterations]
-    for i in range(0, len(matches), num_iterations)
+    [dict(zip(c.tolist(), r.tolist())) for r, c in zip(*image)]
+    for image in zip(rows, columns)
   ]
 
 
@@ -379,6 +381,8 @@ def _draw_grid(path, rows, labels):
 
 def _show(axes, picture, x, y, side, border=None):
   """Draws a picture around the point (x, y); its larger side is `side`."""
+  from matplotlib.patches import Rectangle
+
   height, width = side * np.array(picture.shape[:2]) / max(picture.shape[:2])
   left, top = x - width / 2, y - height / 2
   axes.imshow(

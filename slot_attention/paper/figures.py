@@ -62,7 +62,8 @@ def draw(
       outputs["predictions_per_iteration"],
       clevr.PROPERTIES,
     )
-    visualization.draw_attention(paths[1], images, outputs["attn"][:, -1:])
+    attn = outputs["attn"]
+    visualization.draw_attention(paths[1], images, attn, [attn.shape[1]])
     return paths
   names = ("3a", "3b", "3c", "4")
   paths = [folder / f"figure_{name}.png" for name in names]

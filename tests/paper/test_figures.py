@@ -5,7 +5,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from slot_attention import pretrained, tasks
+from slot_attention import plots, pretrained, tasks
 from slot_attention.data import datasets
 from slot_attention.paper import figures
 from slot_attention.training import runs
@@ -51,6 +51,58 @@ def test_set_prediction_has_its_table_and_attention(tmp_path):
   assert [path.name for path in paths] == ["table_2.png", "figure_6.png"]
   table, attention = map(size, paths)
   assert table[1] > 500 and 3 * attention[0] < 2 * attention[1]
+
+
+def texts_of(monkeypatch, draw):
+  """The texts of each figure that `draw` makes, in their order."""
+  drawn = []
+  new_figure = plots.new_figure
+
+  def keep(*args, **kwargs):
+    drawn.append(new_figure(*args, **kwargs))
+    return drawn[-1]
+
+  monkeypatch.setattr(plots, "new_figure", keep)
+  draw()
+  return [
+    [text.get_text() for axes in figure.axes for text in axes.texts]
+    for figure in drawn
+  ]
+
+
+def test_figure_6_names_the_iteration_that_it_shows(tmp_path, monkeypatch):
+  workdir = make_run(tmp_path / "run", "clevr_set_prediction_small")
+  run = runs.load(workdir)
+  shape = datasets.image_shape(run.config.data)
+  rng = np.random.default_rng(0)
+  batch = {
+    "images": rng.uniform(-1, 1, (2, *shape)).astype(np.float32),
+    "targets": random_sets(rng, 2, 6, 6, 0.0)[1],
+  }
+  table, attention = texts_of(
+    monkeypatch,
+    lambda: figures.draw(run, batch, tmp_path, num_slots=7, num_iterations=4),
+  )
+  assert [x for x in attention if x.startswith("t =")] == ["t = 4"] * 2
+  assert [x for x in attention if x.startswith("Slot")] == [
+    f"Slot {k}" for k in range(1, 8)
+  ]
+  columns = [x for x in table if x.startswith("t =") or x == "True"]
+  assert columns == ["True", "t = 1", "t = 2", "t = 3", "t = 4"] * 2
+
+
+def test_object_discovery_labels_every_iteration(tmp_path, monkeypatch):
+  run = pretrained.load("quickstart")
+  examples = pretrained.load_examples("quickstart")
+  batch = tasks.normalize({name: x[:2] for name, x in examples.items()})
+  slots, attention, iterations, whole = texts_of(
+    monkeypatch, lambda: figures.draw(run, batch, tmp_path, num_iterations=2)
+  )
+  for texts in (attention, iterations):
+    assert [x for x in texts if x.startswith("t =")] == ["t = 1", "t = 2"] * 2
+  for texts in (slots, whole):
+    assert not any(x.startswith("t =") for x in texts)
+  assert all(texts.count("Slot 4") == 1 for texts in (slots, attention, whole))
 
 
 def test_decoding_the_last_iteration_gives_the_reconstruction():
