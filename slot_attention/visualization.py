@@ -95,22 +95,16 @@ def draw_examples(
     segments: uint8 [B, H, W], where 0 is background, drawn black. If None, only
       the images are drawn.
   """
+  import matplotlib.image
+
   rows = [to_picture(images.astype(np.float32) / 127.5 - 1)]
   if segments is not None:
     colors = np.concatenate([np.zeros((1, 3)), slot_colors(segments.max())])
     rows.append(colors[segments])
   # White lines of two pixels separate the pictures.
-  sheet = np.concatenate(
-    [
-      np.concatenate(
-        np.pad(row, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=1),
-        axis=1,
-      )
-      for row in rows
-    ]
-  )
-  import matplotlib.image
-
+  lines = ((0, 0), (0, 2), (0, 2), (0, 0))
+  padded = [np.pad(row, lines, constant_values=1) for row in rows]
+  sheet = np.concatenate([np.concatenate(row, axis=1) for row in padded])
   matplotlib.image.imsave(path, sheet[:-2, :-2])
 
 
@@ -395,8 +389,5 @@ def _show(axes, picture, x, y, side, border=None):
     aspect="auto",
   )
   if border is not None:
-    axes.add_patch(
-      Rectangle(
-        (left, top), width, height, fill=False, color=border, linewidth=2
-      )
-    )
+    style = {"fill": False, "color": border, "linewidth": 2}
+    axes.add_patch(Rectangle((left, top), width, height, **style))
