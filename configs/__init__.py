@@ -1,4 +1,4 @@
-"""One page per experiment: values and a header, no logic."""
+"""The configs of all experiments, one file each."""
 
 import difflib
 import importlib
@@ -12,18 +12,19 @@ class UnknownConfigError(LookupError):
 
 
 def names() -> list[str]:
-  """The names of all configs in this folder."""
+  """Returns the names of all configs in this folder."""
   return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
 
 
 def load(name: str) -> ConfigDict:
-  """The config of a name; quickstart is the one of configs/quickstart.py.
+  """Loads a config by its name.
 
   Args:
-    name: may be followed by :ARGUMENT, as in smoke:quickstart.
+    name: name of a file in configs/, for example "quickstart". An argument of
+      its get_config may follow after a colon: "smoke:quickstart".
 
   Raises:
-    UnknownConfigError: names a similar one.
+    UnknownConfigError: if there is no such file. The error names similar ones.
   """
   file, _, argument = name.partition(":")
   if file not in names():

@@ -2,16 +2,17 @@
 
   python main.py --config=configs/clevr6_object_discovery.py
 
-Data: procedural CLEVR, cropped to the centre; the first 70,000 scenes for
-training, of which half have at most 6 objects, and the 320 such scenes right
-after those for evaluation. For the original (100,000 scenes, 10.5 GB; without a
-path it is downloaded):
+Data: procedural CLEVR, cropped to the centre. About half of the scenes have at
+most 6 objects, and only these are used: those of the first 70,000 scenes for
+training, and the next 320 for evaluation. These flags read the original CLEVR
+with masks (100,000 scenes, 10.5 GB; without a path it is downloaded):
   --config.data.source=original --config.data.path=FILE
-For CLEVR v1.0, which has no masks and so no ARI, as the official code has it:
+These flags read CLEVR v1.0, as the official code does. It has no masks, so the
+ARI is not measured:
   --config.data.name=clevr --config.data.source=original \
   --config.data.num_examples=84488 --config.data.num_train=69488
 
-More slots and objects at test time (CLEVR10):
+This command evaluates with more slots and objects (CLEVR10):
   python main.py --config=configs/clevr6_object_discovery.py --mode=eval \
     --config.data.max_objects=10 --config.model.slot_attention.num_slots=11
 
@@ -26,7 +27,7 @@ from configs import tetrominoes_object_discovery
 
 def get_config() -> ConfigDict:
   config = tetrominoes_object_discovery.get_config()
-  config.steps_per_dispatch = 1  # These steps are long.
+  config.steps_per_dispatch = 1  # A step takes long, so one is enough.
   config.data.name = "clevr_with_masks"
   config.data.num_examples = 71_000
   config.data.num_train = 70_000

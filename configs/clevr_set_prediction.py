@@ -2,14 +2,15 @@
 
   python main.py --config=configs/clevr_set_prediction.py
 
-Data: CLEVR v1.0 of tensorflow-datasets: 69,488 training images (the official
-code sets the first 512 aside) and the 15,000 of its validation split; or, with
-  --config.data.source=procedural
-as many scenes drawn here by CLEVR's rules; or an unpacked CLEVR_v1.0 folder:
+Data: CLEVR v1.0 from tensorflow-datasets: 69,488 training images (the official
+code sets the first 512 aside) and the 15,000 images of the validation split.
+This flag reads an unpacked CLEVR_v1.0 folder instead:
   --config.data.path=CLEVR_v1.0
+This flag draws as many scenes by CLEVR's rules instead:
+  --config.data.source=procedural
 
-Variants: --config.loss.use_all_iterations=True, the loss after every iteration,
-and --config.loss.coordinate_scale=5.0, both of Figure 23.
+Variants of Figure 23: --config.loss.use_all_iterations=True has the mean loss
+over all iterations, --config.loss.coordinate_scale=5.0 weights coordinates.
 
 Paper: average precision 94.3 / 86.7 / 56.0 / 10.8 / 0.9 % at distances inf / 1
 / 0.5 / 0.25 / 0.125; 2 days and 3 hours on a V100.
@@ -35,27 +36,27 @@ def get_config() -> ConfigDict:
   config.decay_steps = 50_000
   config.max_grad_norm = 0.0  # 0: gradients are not clipped.
 
-  config.max_minutes = 0.0  # 0: no limit. Else saves and ends after as long.
+  config.max_minutes = 0.0  # 0: no limit. Else the run saves and stops then.
   config.log_every = 100
   config.eval_every = 5_000
   config.eval_batch_size = 512
   config.checkpoint_every = 5_000
   config.keep_checkpoints = 2
 
-  config.steps_per_dispatch = 1  # In one call to the devices.
-  config.compute_dtype = "float32"  # Or "bfloat16", of the convolutions.
-  config.num_cpu_devices = 1  # Into so many a CPU is split.
-  config.data_placement = "device"  # Or "host", for what does not fit.
+  config.steps_per_dispatch = 1  # Number of steps in one call to the devices.
+  config.compute_dtype = "float32"  # Of the convolutions. Or "bfloat16".
+  config.num_cpu_devices = 1  # Number of devices into which a CPU is split.
+  config.data_placement = "device"  # Or "host", if the data does not fit there.
   config.data = ConfigDict(
     {
       "name": "clevr",
       "source": "original",  # Or "procedural".
-      "path": "",  # Of a CLEVR_v1.0 folder; else tensorflow-datasets.
+      "path": "",  # A CLEVR_v1.0 folder. "": tensorflow-datasets.
       "data_dir": "data",
-      "num_examples": 84_488,  # To prepare; larger sets serve as well.
-      "num_train": 69_488,  # The first.
-      "num_eval": 15_000,  # Right after those.
-      "max_objects": 10,  # Images with more are left out.
+      "num_examples": 84_488,  # To prepare. A larger prepared set is used too.
+      "num_train": 69_488,  # The first examples.
+      "num_eval": 15_000,  # The examples after those.
+      "max_objects": 10,  # Images with more objects are left out.
       "grayscale": False,
       "preprocessing": {"crop": False, "image_size": 128},
       "procedural": {

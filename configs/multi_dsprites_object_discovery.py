@@ -2,9 +2,9 @@
 
   python main.py --config=configs/multi_dsprites_object_discovery.py
 
-Data: procedural Multi-dSprites; where the original's ranges are not published,
-see slot_attention/data/multi_dsprites.py. For the original (1,000,000 examples,
-1 GB; without a path it is downloaded):
+Data: procedural Multi-dSprites. slot_attention/data/multi_dsprites.py says what
+is not published of the original and how it is drawn here. These flags read the
+original (1,000,000 examples, 1 GB; without a path it is downloaded):
   --config.data.source=original --config.data.path=FILE
 
 Paper: foreground ARI 91.3 +- 0.3 %, 24 hours on a V100.

@@ -1,4 +1,4 @@
-"""Any other config made so small that it runs in seconds: for a first look.
+"""Any other config, so small that it runs in seconds, for a quick check.
 
 python main.py --config=configs/smoke.py:tetrominoes_object_discovery
 """

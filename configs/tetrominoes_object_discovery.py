@@ -2,8 +2,8 @@
 
   python main.py --config=configs/tetrominoes_object_discovery.py
 
-Data: procedural Tetrominoes, which equal the original's pixel for pixel. For
-the original file (1,000,000 examples, 300 MB):
+Data: procedural Tetrominoes, which equal the original images pixel for pixel.
+These flags read the original file (1,000,000 examples, 300 MB):
   --config.data.source=original --config.data.path=tetrominoes_train.tfrecords
 
 Paper: foreground ARI 99.5 +- 0.2 % (four of five seeds), 7.5 hours on a V100.
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   config = ConfigDict()
   config.task = "object_discovery"
-  config.loss = ConfigDict()  # Reconstruction; no options.
+  config.loss = ConfigDict()  # The reconstruction loss has no options.
   config.seed = 0
 
   config.batch_size = 64  # Over all devices.
@@ -27,27 +27,27 @@ def get_config() -> ConfigDict:
   config.decay_steps = 100_000
   config.max_grad_norm = 0.0  # 0: gradients are not clipped.
 
-  config.max_minutes = 0.0  # 0: no limit. Else saves and ends after as long.
+  config.max_minutes = 0.0  # 0: no limit. Else the run saves and stops then.
   config.log_every = 100
   config.eval_every = 5_000
   config.eval_batch_size = 64
   config.checkpoint_every = 5_000
   config.keep_checkpoints = 2
 
-  config.steps_per_dispatch = 10  # In one call to the devices.
-  config.compute_dtype = "float32"  # Or "bfloat16", of the convolutions.
-  config.num_cpu_devices = 1  # Into so many a CPU is split.
-  config.data_placement = "device"  # Or "host", for what does not fit.
+  config.steps_per_dispatch = 10  # Number of steps in one call to the devices.
+  config.compute_dtype = "float32"  # Of the convolutions. Or "bfloat16".
+  config.num_cpu_devices = 1  # Number of devices into which a CPU is split.
+  config.data_placement = "device"  # Or "host", if the data does not fit there.
   config.data = ConfigDict(
     {
       "name": "tetrominoes",
       "source": "procedural",  # Or "original", read from path.
       "path": "",
       "data_dir": "data",
-      "num_examples": 60_320,  # To prepare; larger sets serve as well.
-      "num_train": 60_000,  # The first.
-      "num_eval": 320,  # Right after those.
-      "max_objects": 3,  # Images with more are left out.
+      "num_examples": 60_320,  # To prepare. A larger prepared set is used too.
+      "num_train": 60_000,  # The first examples.
+      "num_eval": 320,  # The examples after those.
+      "max_objects": 3,  # Images with more objects are left out.
       "grayscale": False,
       "preprocessing": {},
       "procedural": {
@@ -92,7 +92,7 @@ def get_config() -> ConfigDict:
         "strides": (1, 1, 1),
         "kernel_size": 5,
         "channels": 3,
-        "remat_chunk_size": 0,  # Slots; more than 0 save memory, not time.
+        "remat_chunk_size": 0,  # Slots. Above 0: less memory, more time.
       },
     }
   )
