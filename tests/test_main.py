@@ -82,7 +82,7 @@ def test_a_run_is_evaluated_again_and_goes_on(tmp_path):
 
 
 def test_training_needs_neither_tensorflow_nor_the_network(tmp_path):
-  """No module imports TensorFlow when it is imported itself."""
+  """No module imports TensorFlow or matplotlib when it is imported itself."""
   prelude = """
 import socket, sys
 def no_network(*_):
@@ -94,6 +94,7 @@ for name in ("tensorflow", "tensorflow_datasets", "tensorboard"):
   arguments = smoke("tetrominoes_object_discovery", tmp_path)
   _, stderr = run(*arguments, cwd=tmp_path, prelude=prelude)
   assert "No TensorBoard files: TensorFlow is not installed." in stderr
+  prelude += "sys.modules['matplotlib'] = None\n"
   modules = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in (ROOT / "slot_attention").rglob("*.py")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from absl import logging
 from flax import traverse_util
-import matplotlib.image
 import ml_collections
 
 from slot_attention import parallel
@@ -140,6 +139,8 @@ def _tensorboard(workdir):
 
 
 def _write_pictures(tensorboard, step, pictures):
+  import matplotlib.image
+
   tensorboard.write_images(
     step,
     {path.stem: matplotlib.image.imread(path)[..., :3] for path in pictures},
