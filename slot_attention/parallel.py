@@ -14,6 +14,7 @@ import os
 import signal
 from typing import Any
 
+from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
@@ -63,6 +64,12 @@ def join_cluster(
     raise ValueError(
       f"--process_id={process_id} must be from 0 to {num_processes - 1}"
     )
+  logging.info(
+    "Process %d of %d is waiting for the others at %s",
+    process_id,
+    num_processes,
+    coordinator_address,
+  )
   jax.distributed.initialize(*cluster, cluster_detection_method="deactivate")
 
 

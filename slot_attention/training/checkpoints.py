@@ -97,6 +97,11 @@ def save(
     )
 
 
+def has_any(workdir: Path) -> bool:
+  """Returns whether a run has a checkpoint, be it intact or damaged."""
+  return any(path.name.isdecimal() for path in _folder(workdir).glob("*"))
+
+
 def restore_newest(
   workdir: Path | str, **like: Any
 ) -> tuple[int, dict[str, Any]] | None:

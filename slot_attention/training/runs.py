@@ -58,6 +58,9 @@ class Run(NamedTuple):
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
   """Makes the folder of a run, or checks that it belongs to this run.
 
+  A folder without a checkpoint belongs to nobody yet: after a divergence, for
+  example, another learning rate can be tried there.
+
   Args:
     workdir: folder of the run.
     config: config of the run.
@@ -76,7 +79,8 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
       " another with --workdir"
     ) from error
 
-  if (workdir / "config.json").exists():
+  has_config = (workdir / "config.json").exists()
+  if has_config and checkpoints.has_any(workdir):
     differences = _differences(load_config(workdir), config)
     changed = {
       name: values

@@ -118,6 +118,7 @@ def train(
       disable=not parallel.is_first_process(),
     ) as progress,
   ):
+    runs.save_config(workdir, config)
     for done, batch in zip(dispatches, train_batches):
       state, loss = train_step(state, batch)
       losses.append(loss)
@@ -220,7 +221,7 @@ def _due(config, step, stop):
 def _restore(state, config, workdir):
   """The state of the newest checkpoint, or the given one, and its step.
 
-  From now on the folder belongs to this run. The state is on every device.
+  The state is on every device.
   """
   num_params = sum(x.size for x in jax.tree.leaves(state.params))
   first_step, items = checkpoints.restore_newest(
@@ -231,7 +232,6 @@ def _restore(state, config, workdir):
       f"steps_per_dispatch={config.steps_per_dispatch} does not divide the"
       f" {first_step} steps of the newest checkpoint in {workdir}"
     )
-  runs.save_config(workdir, config)
   _check_processes(config, first_step)
   logging.info(
     "%d parameters on %d device(s) of kind %s, from step %d of %d in %s",
@@ -276,11 +276,15 @@ def _describe_bad_step(step, config, data, workdir, manager):
   ]
   manager.wait_until_finished()
   newest = manager.latest_step()
-  place = "there is no checkpoint yet"
+  place = f"there is no checkpoint yet, so {workdir} can be used again"
   if newest:
-    place = f"the last checkpoint is of step {newest}, in {workdir}"
+    place = (
+      f"the last checkpoint is of step {newest}, in {workdir}, so another"
+      " --workdir is needed"
+    )
   return (
-    f"the loss or a gradient is not finite at step {step}; {place}. Try a lower"
-    " learning_rate, more warmup_steps, or max_grad_norm. The examples of that"
-    f" step in the data set: {', '.join(map(str, examples.tolist()))}"
+    f"the loss or a gradient is not finite at step {step}. Try a lower"
+    f" learning_rate, more warmup_steps, or max_grad_norm: {place}. The"
+    " examples of that step in the data set:"
+    f" {', '.join(map(str, examples.tolist()))}"
   )

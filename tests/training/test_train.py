@@ -243,5 +243,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
   config.eval_every = 6
   with pytest.raises(FloatingPointError) as error:
     train.train(config, tmp_path)
-  assert "at step 3; there is no checkpoint yet" in str(error.value)
-  assert "Try a lower learning_rate" in str(error.value)
+  assert "is not finite at step 3. Try a lower learning_rate" in str(
+    error.value
+  )
+  assert f"no checkpoint yet, so {tmp_path} can be used again" in str(
+    error.value
+  )
+  # The advice can be followed.
+  config.learning_rate = 1e-3
+  train.train(config, tmp_path)
+  assert [line["step"] for line in read_lines(tmp_path)] == [6, 6]
