@@ -33,6 +33,7 @@ import traceback
 from absl import flags, logging
 from ml_collections import config_flags
 
+import slot_attention
 from slot_attention.checks import nearest
 
 _FAILED, _BAD_USAGE = 1, 2
@@ -210,6 +211,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   # What fails in a thread of Orbax is raised again where it is waited for.
   threading.excepthook = sys.unraisablehook = _log_error_elsewhere
   try:
+    _check_package()
     main(sys.argv[1:])
   except UsageError as error:
     _fail(str(error), _BAD_USAGE)
@@ -224,6 +226,16 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     # orderly end would wait for the others for minutes.
     leave = os._exit if isinstance(error, RuntimeError) else sys.exit
     _fail(f"{error} (--verbosity=1 shows where)", _FAILED, leave)
+
+
+def _check_package():
+  """Another project on PyPI, slot-attention, has a package of the same name."""
+  if not hasattr(slot_attention, "ObjectDiscovery"):
+    raise ImportError(
+      "the package slot-attention of PyPI, which is another project, has"
+      f" overwritten {slot_attention.__file__}: pip uninstall slot-attention,"
+      " and install this project again"
+    )
 
 
 def _with_config_file(arguments):

@@ -6,6 +6,7 @@ import sys
 import jax
 import pytest
 
+import slot_attention
 from slot_attention import command
 
 COMMANDS = (
@@ -71,6 +72,14 @@ def test_an_error_is_one_line_and_an_exit_code(
 
   ended = run(main, monkeypatch, capsys, "--a=1")
   assert ended[0] == code and ended[1].startswith(words)
+
+
+def test_the_package_of_the_same_name_on_pypi_is_noticed(monkeypatch, capsys):
+  monkeypatch.delattr(slot_attention, "ObjectDiscovery")
+  ended = run(lambda _: None, monkeypatch, capsys)
+  assert ended[0] == 1
+  assert "slot-attention of PyPI, which is another project, has" in ended[1]
+  assert "pip uninstall slot-attention" in ended[1]
 
 
 def test_an_error_of_the_code_itself_keeps_its_traceback(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from slot_attention import parallel, pretrained, tasks
 from slot_attention.data import datasets, loading, store, tetrominoes
-from slot_attention.training import checkpoints, evaluate, runs
+from slot_attention.training import checkpoints, evaluate, runs, train
 from tests.runs import make_run
 
 ORIGIN = {
@@ -16,6 +16,29 @@ ORIGIN = {
   "hardware": "none",
   "date": "2026-11-22",
 }
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_the_config_of_shipped_weights_trains_without_newer_fields(
+  name, tmp_path
+):
+  """Whatever fields are added later: they have defaults, which are left out."""
+  config = json.loads((pretrained.WEIGHTS / name / "config.json").read_text())
+  for section in config["model"].values():
+    for field in ("temperature", "remat_chunk_size", "use_position_embedding"):
+      section.pop(field, None)
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  config = runs.load_config(tmp_path)
+  assert config == pretrained.load(name).config
+  config.update(
+    batch_size=4, num_steps=1, steps_per_dispatch=1, log_every=1, eval_every=1,
+    checkpoint_every=1, eval_batch_size=4,
+  )  # fmt: skip
+  config.data.update(
+    data_dir=str(tmp_path / "data"), num_examples=12, num_train=8, num_eval=4
+  )
+  metrics = train.train(config, tmp_path / "run")
+  assert np.isfinite(metrics["loss"])
 
 
 @pytest.mark.parametrize("name", pretrained.names())

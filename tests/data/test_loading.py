@@ -1,9 +1,11 @@
 """Tests of the way from a config's data section to an opened data set."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from slot_attention.data import datasets, loading
+from slot_attention.data import datasets, loading, multi_object_records
 
 
 def section(data_dir, **fields):
@@ -133,3 +135,16 @@ def test_too_few_images_with_few_enough_objects_are_counted(tmp_path):
     ValueError, match="only 0 after the first 20 have at most"
   ):
     loading.load(section(tmp_path, max_objects=2))
+
+
+def test_a_missing_tensorflow_is_named_before_anything_is_downloaded(
+  tmp_path, monkeypatch
+):
+  def download(*_):
+    raise AssertionError("the download has started")
+
+  monkeypatch.setitem(sys.modules, "tensorflow", None)
+  monkeypatch.setattr(multi_object_records, "download", download)
+  data = section(tmp_path, source="original")
+  with pytest.raises(ImportError, match="needs TensorFlow: pip install"):
+    loading.prepare(data)
