@@ -5,6 +5,15 @@ import sys
 import tqdm
 
 
+class _Bar(tqdm.tqdm):
+  """Measures the rate from the second update on: the first one compiles."""
+
+  def update(self, n=1):
+    if self.n == self.initial:
+      self.unpause()
+    return super().update(n)
+
+
 def progress_bar(
   *, total: int, desc: str, unit: str, initial: int = 0, disable: bool = False
 ) -> tqdm.tqdm:
@@ -13,7 +22,7 @@ def progress_bar(
   It updates every 0.1 s on a terminal and every 10 s otherwise, so that a log
   file has few lines.
   """
-  return tqdm.tqdm(
+  return _Bar(
     total=total,
     initial=initial,
     desc=desc,

@@ -10,6 +10,15 @@ from slot_attention import parallel, plots, validation
 from slot_attention.progress import progress_bar
 from slot_attention.training import evaluate, runs
 
+# What tells the rows apart.
+_PLACES = (
+  "sweep",
+  "num_iterations",
+  "num_slots",
+  "num_objects",
+  "num_examples",
+)
+
 # Iterations T of a sweep. The paper has 1 (Figure 12) to 7 (Figure 5). Larger
 # numbers show whether more iterations do harm.
 SWEPT_ITERATIONS = range(1, 11)
@@ -113,12 +122,23 @@ def sweep_run(
     "data": data.description,
   }
   evaluate.write_json(folder / "sweep.json", result)
-  print(folder / "sweep.json")
+  _print_rows(rows)
+  print(f"  numbers      {folder / 'sweep.json'}")
   names = [name for name in rows[0] if name.startswith(("ap_", "fg_", "attn_"))]
   if names:  # Without masks, object discovery has no metric in percent.
     _draw_sweep(folder / "sweep.png", rows, names, iterations, slots)
-    print(folder / "sweep.png")
+    print(f"  picture      {folder / 'sweep.png'}")
   return rows
+
+
+def _print_rows(rows):
+  """Prints a table of the sweeps over iterations and over slots."""
+  metrics = [x for x in rows[0] if x not in _PLACES]
+  print("\n" + "".join(f"{x:>15}" for x in (*_PLACES, *metrics)))
+  for row in rows:
+    if row["sweep"] != "objects":  # Too many; they are in the file.
+      places = "".join(f"{row[x]:>15}" for x in _PLACES)
+      print(places + "".join(f"{row[x]:>15.4f}" for x in metrics))
 
 
 def _draw_sweep(path, rows, names, num_iterations, num_slots):
@@ -132,15 +152,21 @@ def _draw_sweep(path, rows, names, num_iterations, num_slots):
       name: [(row[key], 100 * row[name]) for row in chosen] for name in names
     }
 
+  panels = {
+    f"iterations T (K = {num_slots})": curves("iterations", "num_iterations"),
+    f"objects (T = {num_iterations}, K = {num_slots})": curves(
+      "objects", "num_objects", num_iterations=num_iterations
+    ),
+    f"objects (T = {num_iterations}, K follows them)": curves(
+      "slots", "num_objects"
+    ),
+  }
+  # One point, of data whose images have equally many objects, is no curve.
   plots.draw_curves(
     path,
     {
-      f"iterations T (K = {num_slots})": curves("iterations", "num_iterations"),
-      f"objects (T = {num_iterations}, K = {num_slots})": curves(
-        "objects", "num_objects", num_iterations=num_iterations
-      ),
-      f"objects (T = {num_iterations}, K follows them)": curves(
-        "slots", "num_objects"
-      ),
+      label: lines
+      for label, lines in panels.items()
+      if all(len(points) > 1 for points in lines.values())
     },
   )

@@ -139,6 +139,7 @@ def train(
         loss, rate = float(values[-1]), float(schedule(step - 1))
         progress.set_postfix(loss=f"{loss:.4g}")
         writer.write(step, "train", {"loss": loss, "learning_rate": rate})
+        writer.write_speed(step, config.batch_size)
       if due.evaluate:
         metrics = run_evaluation(state.params)
         writer.write(step, "eval", metrics)

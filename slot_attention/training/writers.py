@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+import time
 
 from absl import logging
 from flax import traverse_util
@@ -19,9 +20,9 @@ class MetricWriter:
   The event files are written only if TensorFlow is installed. Each line of
   metrics.jsonl is a JSON object with "step", "split" and the metrics. It does
   not contain times, so that a resumed run writes the same lines as a run
-  without interruption. Lines after `step`, for which there is no checkpoint,
-  are removed at the start. Only the first process writes. The writer is a
-  context, which closes the files.
+  without interruption; only TensorBoard shows the speed. Lines after `step`,
+  for which there is no checkpoint, are removed at the start. Only the first
+  process writes. The writer is a context, which closes the files.
 
   Raises:
     OSError: if a file cannot be written. The error names the file.
@@ -30,6 +31,7 @@ class MetricWriter:
   def __init__(self, workdir: Path, step: int):
     self._path = workdir / "metrics.jsonl"
     self._file = self._tensorboard = None
+    self._last = None  # Step and time of the last call of `write_speed`.
     if parallel.is_first_process():
       with self._errors_of_the_disk():
         self._keep_until(step)
@@ -49,6 +51,26 @@ class MetricWriter:
         step, {f"{split}/{name}": value for name, value in metrics.items()}
       )
       self._tensorboard.flush()
+
+  def write_speed(self, step: int, batch_size: int) -> None:
+    """Shows in TensorBoard how fast the steps since the last call were.
+
+    Args:
+      step: number of updates.
+      batch_size: examples in an update, over all devices.
+    """
+    now = time.monotonic()
+    if self._tensorboard and self._last:
+      last_step, last_time = self._last
+      rate = (step - last_step) / (now - last_time)
+      self._tensorboard.write_scalars(
+        step,
+        {
+          "speed/steps_per_second": rate,
+          "speed/examples_per_second": rate * batch_size,
+        },
+      )
+    self._last = (step, now)
 
   def write_pictures(self, step: int, pictures: Sequence[Path]) -> None:
     """Writes PNG files, drawn after `step` updates, for TensorBoard."""

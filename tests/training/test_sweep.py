@@ -1,16 +1,18 @@
 """Tests of sweeps over iterations, objects and slots."""
 
+import dataclasses
 import json
 
+import matplotlib.image
 import numpy as np
 import pytest
 
 from slot_attention.data import loading
-from slot_attention.training import sweep, train
+from slot_attention.training import evaluate, sweep, train
 
 
 def test_a_sweep_covers_iterations_objects_and_slots(
-  set_config, tmp_path, monkeypatch
+  set_config, tmp_path, monkeypatch, capsys
 ):
   assert list(sweep.SWEPT_ITERATIONS) == [*range(1, 11)]
   monkeypatch.setattr(sweep, "SWEPT_ITERATIONS", (1, 2, 4))
@@ -41,4 +43,22 @@ def test_a_sweep_covers_iterations_objects_and_slots(
   assert len({row["loss"] for row in rows}) > 5
   (written,) = tmp_path.glob("eval_*/sweep.json")
   assert json.loads(written.read_text())["rows"] == rows
-  assert written.with_name("sweep.png").exists()
+  width = matplotlib.image.imread(written.with_name("sweep.png")).shape[1]
+  printed = capsys.readouterr().out
+  assert f"{rows[0]['loss']:.4f}" in printed and "num_iterations" in printed
+
+  # Where all images have as many objects, only the iterations are a curve.
+  same = np.flatnonzero(counts == numbers[0])
+  monkeypatch.setattr(
+    sweep.evaluate, "load", lambda *args, load=evaluate.load: only(load(*args))
+  )
+
+  def only(loaded):
+    task, data, params, step = loaded
+    split = data.splits["eval"]
+    part = dataclasses.replace(split, examples=split.examples[same])
+    return task, dataclasses.replace(data, splits={"eval": part}), params, step
+
+  sweep.sweep_run(set_config, tmp_path)
+  narrow = matplotlib.image.imread(written.with_name("sweep.png")).shape[1]
+  assert narrow < width / 2

@@ -45,16 +45,27 @@ def test_metrics_go_to_tensorboard_if_tensorflow_is_installed(tmp_path):
   pytest.importorskip("tensorflow")
   with writers.MetricWriter(tmp_path, 0) as writer:
     writer.write(3, "train", {"loss": 0.25})
+    writer.write_speed(3, batch_size=8)
+    writer.write_speed(5, batch_size=8)
     picture = np.full((4, 6, 3), 0.5)
     matplotlib.image.imsave(tmp_path / "slots.png", picture)
     writer.write_pictures(3, [tmp_path / "slots.png"])
   from tensorboard.backend.event_processing import event_accumulator
+  from tensorboard.util import tensor_util
 
   events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
   events.Reload()
   (scalar,) = events.Tensors("train/loss")
   (shown,) = events.Tensors("slots")
   assert scalar.step == shown.step == 3
+  steps, examples = (
+    events.Tensors(f"speed/{name}_per_second") for name in ("steps", "examples")
+  )
+  assert [event.step for event in steps] == [5]
+  rates = [
+    tensor_util.make_ndarray(x[0].tensor_proto) for x in (steps, examples)
+  ]
+  assert rates[0] > 0 and rates[1] == pytest.approx(8 * rates[0])
   assert shown.tensor_proto.string_val[:2] == [b"6", b"4"]
   assert flax.core.FrozenDict(read_lines(tmp_path)[0]) == {
     "step": 3, "split": "train", "loss": 0.25
