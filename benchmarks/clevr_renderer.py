@@ -1,42 +1,55 @@
-"""How near the drawn CLEVR is to Blender's, and how fast it is drawn.
+r"""Measures how close drawn CLEVR is to Blender's, and how fast it is drawn.
 
-  python -m benchmarks.clevr_renderer --reference=FOLDER --output=results/NAME
+  python -m benchmarks.clevr_renderer
+  python -m benchmarks.clevr_renderer --reference=clevr_rerendered/with_masks \
+    --output=results/clevr_renderer
 
-FOLDER holds photographs of 320x240 drawn by the public generator, image_*.png;
-what each pixel shows, mask_*.png, the number of an object from 1 or 0 for the
-ground; and scenes.json, which adds the places of the camera and the lamps to
-CLEVR's fields. The same scenes are drawn here and compared in the frame of
-object discovery. Without --reference only the speed is measured. Writes
-NAME.json, and NAME.png with some of the pairs, Blender's at the left.
+Without --reference, only the speed is measured. With it, the command draws the
+scenes of a reference folder and compares them with the photographs there, in
+the crop of object discovery. The photographs are scenes that the public
+generator (github.com/facebookresearch/clevr-dataset-gen) rendered with Blender
+at 320x240. The folder is not part of the repository. It contains
+  scenes.json   the scene files of CLEVR in one list "scenes". Each scene also
+                names its files in image_filename and mask_filename, and has the
+                positions of Camera, Lamp_Key, Lamp_Fill and Lamp_Back in
+                camera_and_lamps
+  image_*.png   the photographs
+  mask_*.png    the object that each pixel shows, counted from 1; 0 for the
+                ground
+
+With --output=NAME, the command writes NAME.json and, if there is a reference,
+NAME.png with some pairs of images, Blender's on the left.
 """
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 import time
 
-from absl import app, flags
 import numpy as np
 from PIL import Image
 
+from slot_attention import command
 from slot_attention.data import clevr, clevr_renderer, clevr_scenes
-from slot_attention.paper.provenance import command, provenance
+from slot_attention.paper import provenance
 
 IMAGE_SIZE = 128
-PAIRS_SHOWN = (4, 4)  # Rows and columns of pairs.
-
-REFERENCE = flags.DEFINE_string("reference", "", "Folder; see above.")
-OUTPUT = flags.DEFINE_string("output", "", "Path without suffix.")
-SAMPLES = flags.DEFINE_integer("samples", 9, "Rays per pixel.")
-NUM_SCENES = flags.DEFINE_integer("num_scenes", 200, "Scenes to compare.")
-NUM_CHUNKS = flags.DEFINE_integer(
-  "num_chunks", 3, f"Chunks of {clevr_scenes.CHUNK_SIZE} images to time."
-)
+PAIRS_SHOWN = (4, 4)  # Rows and columns of pairs in the picture.
 
 
 def read_reference(
   folder: Path, num_scenes: int
 ) -> tuple[clevr_renderer.Scenes, np.ndarray, np.ndarray, list[dict]]:
-  """Reads the first scenes: Scenes, photographs, masks, and annotations."""
+  """Reads the first scenes of a reference folder, see the top of this file.
+
+  Args:
+    folder: the reference folder.
+    num_scenes: largest number N of scenes to read.
+
+  Returns:
+    The scenes; the photographs uint8 [N, 240, 320, 3]; the masks uint8
+    [N, 240, 320]; and the scenes of scenes.json.
+  """
   described = json.loads((folder / "scenes.json").read_text())["scenes"]
   described = described[:num_scenes]
   count = len(described)
@@ -73,7 +86,15 @@ def read_reference(
 
 
 def mask_iou(segments: np.ndarray, reference: np.ndarray) -> np.ndarray:
-  """Intersection over union of every object that shows, one after another."""
+  """Computes the intersection over union (IoU) of each visible object.
+
+  Args:
+    segments: int [N, H, W], 0 for the ground.
+    reference: int [N, H, W], 0 for the ground.
+
+  Returns:
+    float [number of objects that are visible in either of the two].
+  """
   ious = []
   for drawn, true in zip(segments, reference):
     for number in np.union1d(np.unique(drawn), np.unique(true)):
@@ -86,12 +107,21 @@ def mask_iou(segments: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def compare(
   folder: Path, num_scenes: int, image_size: int, samples: int
 ) -> tuple[dict[str, float], np.ndarray]:
-  """Draws the reference's scenes: measures of nearness, and pairs of images.
+  """Draws the scenes of a reference folder and compares the images.
+
+  Args:
+    folder: the reference folder.
+    num_scenes: largest number of scenes to compare.
+    image_size: side of the images, in pixels.
+    samples: number of rays per pixel.
 
   Returns:
-    mean_error: of the images, in grey levels of 255, over all pixels and
-    channels; mask_iou: mean over the objects that show; mask_agreement: share
-    of pixels. And uint8 [num_scenes, image_size, 2 image_size, 3].
+    A dict of
+      mean_error: absolute error of the images, averaged over pixels and
+        channels, in levels from 0 to 255;
+      mask_iou: mean IoU of the visible objects;
+      mask_agreement: share of pixels with the same object;
+    and the pairs of images, uint8 [num_scenes, image_size, 2 image_size, 3].
   """
   scenes, images, masks, _ = read_reference(folder, num_scenes)
   images = clevr.frame(images, crop=True, image_size=image_size)
@@ -112,7 +142,7 @@ def compare(
 
 
 def measure_speed(num_chunks: int, samples: int) -> dict[str, float]:
-  """Times clevr_scenes.generate for object discovery, once compiled."""
+  """Times `clevr_scenes.generate` for object discovery, without compilation."""
   options = {"seed": 0, "crop": True, "samples": samples}
   clevr_scenes.generate(0, **options)
   wall, cpu = time.perf_counter(), time.process_time()
@@ -135,28 +165,55 @@ def _contact_sheet(pairs):
   return cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
 
 
-def main(_):
-  """Measures, prints and writes."""
+def parse_flags(arguments: Sequence[str]) -> command.Flags:
+  """Reads the flags of the command."""
+  flags = command.Flags(__doc__)
+  flags.define_string(
+    "reference", None, "Reference folder, see above. Default: no comparison."
+  )
+  flags.define_integer(
+    "num_scenes", 200, "Largest number of scenes to compare.", minimum=1
+  )
+  flags.define_integer(
+    "num_chunks",
+    3,
+    f"Number of chunks of {clevr_scenes.CHUNK_SIZE} images to time; 0 times"
+    " nothing.",
+    minimum=0,
+  )
+  flags.define_integer("samples", 9, "Number of rays per pixel.", minimum=1)
+  flags.define_string(
+    "output", None, "Path of the results, without a suffix. Default: none."
+  )
+  flags.parse(arguments)
+  return flags
+
+
+def main(arguments: Sequence[str]) -> None:
+  """The command; see the top of this file."""
+  flags = parse_flags(arguments)
   result = {
-    "command": command("benchmarks.clevr_renderer"),
-    **provenance(["jax", "numpy"]),
+    "command": provenance.command("benchmarks.clevr_renderer"),
+    **provenance.provenance(["jax", "numpy"]),
     "image_size": IMAGE_SIZE,
-    "samples": SAMPLES.value,
+    "samples": flags.samples,
   }
-  if REFERENCE.value:
+  if flags.reference:
     measures, pairs = compare(
-      Path(REFERENCE.value), NUM_SCENES.value, IMAGE_SIZE, SAMPLES.value
+      Path(flags.reference), flags.num_scenes, IMAGE_SIZE, flags.samples
     )
     result |= {"num_scenes": len(pairs), **measures}
-  if NUM_CHUNKS.value:
-    result |= measure_speed(NUM_CHUNKS.value, SAMPLES.value)
+  if flags.num_chunks:
+    result |= measure_speed(flags.num_chunks, flags.samples)
   text = json.dumps(result, indent=2)
   print(text)
-  if OUTPUT.value:
-    Path(OUTPUT.value + ".json").write_text(text + "\n")
-    if REFERENCE.value:
-      Image.fromarray(_contact_sheet(pairs)).save(OUTPUT.value + ".png")
+  if flags.output:
+    path = Path(flags.output)
+    path.with_suffix(".json").write_text(text + "\n")
+    if flags.reference:
+      sheet = Image.fromarray(_contact_sheet(pairs))
+      sheet.save(path.with_suffix(".png"))
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command.run(main)

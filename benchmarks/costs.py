@@ -1,10 +1,12 @@
-"""What a training step costs, against K, T, image size, batch and options.
+"""Measures how a training step depends on K, T, image size, batch and options.
 
-  python -m benchmarks.costs --config=configs/tetrominoes_object_discovery.py
+  python -m benchmarks.costs --config=tetrominoes_object_discovery
+  python -m benchmarks.costs --config=quickstart --output=results/costs
 
-Times the loss of a random batch with its gradients, all cases in turns; counts
-their operations; and asks XLA for the memory that it plans. Ratios are to the
-config as it is.
+Each case changes the config in one respect. The command times the loss of a
+random batch and its gradients, where the cases take turns. It also counts the
+operations and asks XLA for the memory that it plans. Times are ratios to the
+unchanged config. With --output=NAME, it writes NAME.json and NAME.md.
 """
 
 from collections.abc import Sequence
@@ -13,29 +15,23 @@ from pathlib import Path
 import time
 from typing import Any
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 import numpy as np
 
 from benchmarks import operations
-from slot_attention import tasks
+from slot_attention import command, tasks
 from slot_attention.data import datasets
-from slot_attention.paper.provenance import command, provenance
+from slot_attention.paper import provenance
 from slot_attention.paper.rows import changed
 from slot_attention.progress import progress_bar
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
-STEPS = flags.DEFINE_integer("steps", 3, "In each measurement.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Of which the median is taken.")
-OUTPUT = flags.DEFINE_string("output", "", "Where to write .json and .md.")
 
 _MODULE = "model.slot_attention"
 
 
 def make_cases(config: ConfigDict) -> dict[str, ConfigDict]:
-  """The config and what is near it, by name."""
+  """Makes a dict from the name of each case to its config."""
   slots = config.model.slot_attention.num_slots
   iterations = config.model.slot_attention.num_iterations
   cases = {
@@ -61,7 +57,11 @@ def _scale(size):
 
 
 def compile_case(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
-  """A function without arguments that does a step, and what XLA knows of it."""
+  """Compiles a step.
+
+  Returns:
+    A function without arguments that does a step, and a dict of facts about it.
+  """
   gradient, _, shapes = operations.gradient_of_step(config)
   task = tasks.make_task(config)
   image_shape = task.image_shape or datasets.image_shape(config.data)
@@ -85,23 +85,34 @@ def compile_case(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
   return lambda: step(params, batch), facts
 
 
-def measure(config: ConfigDict) -> dict[str, dict[str, Any]]:
-  """Facts and seconds of a step, by case."""
+def measure(
+  config: ConfigDict, *, steps: int, rounds: int
+) -> dict[str, dict[str, Any]]:
+  """Measures all cases.
+
+  Args:
+    config: the unchanged config.
+    steps: number of steps in each measurement.
+    rounds: number of measurements of each case, of which the median is taken.
+
+  Returns:
+    A dict from the name of each case to the facts and the seconds of its step.
+  """
   compiled = {
     name: compile_case(case) for name, case in make_cases(config).items()
   }
   seconds = {name: [] for name in compiled}
-  total = (ROUNDS.value + 1) * len(compiled)
+  total = (rounds + 1) * len(compiled)
   with progress_bar(total=total, desc="measuring", unit="case") as progress:
-    for _ in range(ROUNDS.value + 1):
+    for _ in range(rounds + 1):
       for name, (step, _) in compiled.items():
         start = time.perf_counter()
-        for _ in range(STEPS.value):
+        for _ in range(steps):
           outputs = step()
         jax.block_until_ready(outputs)
-        seconds[name].append((time.perf_counter() - start) / STEPS.value)
+        seconds[name].append((time.perf_counter() - start) / steps)
         progress.update()
-  # The first round warmed up.
+  # The first round only warms up.
   return {
     name: {**facts, "seconds": float(np.median(seconds[name][1:]))}
     for name, (_, facts) in compiled.items()
@@ -109,7 +120,7 @@ def measure(config: ConfigDict) -> dict[str, dict[str, Any]]:
 
 
 def to_markdown(cases: dict[str, dict[str, Any]]) -> str:
-  """The cases as a table, relative to the first."""
+  """Formats the cases as a table, with times relative to the first case."""
   base = next(iter(cases.values()))
   lines = [
     "| case | images | batch | time | GFLOP | memory | to compile |",
@@ -129,28 +140,51 @@ def to_markdown(cases: dict[str, dict[str, Any]]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def main(_):
-  config = CONFIG.value
-  cases = measure(config)
+def parse_flags(arguments: Sequence[str]) -> command.Flags:
+  """Reads the flags of the command."""
+  flags = command.Flags(__doc__)
+  flags.define_config(arguments, "The unchanged config.")
+  flags.define_integer(
+    "steps", 3, "Number of steps in each measurement.", minimum=1
+  )
+  flags.define_integer(
+    "rounds",
+    5,
+    "Number of measurements, of which the median is taken.",
+    minimum=1,
+  )
+  flags.define_string(
+    "output", None, "Path of the results, without a suffix. Default: none."
+  )
+  flags.parse(arguments)
+  if flags.config is None:
+    raise command.UsageError("give --config")
+  return flags
+
+
+def main(arguments: Sequence[str]) -> None:
+  """The command; see the top of this file."""
+  flags = parse_flags(arguments)
+  cases = measure(flags.config, steps=flags.steps, rounds=flags.rounds)
   table = to_markdown(cases)
   print(table)
-  if not OUTPUT.value:
+  if not flags.output:
     return
   about = {
-    "command": command("benchmarks.costs"),
-    **provenance(["jax"]),
+    "command": provenance.command("benchmarks.costs"),
+    **provenance.provenance(["jax"]),
     "cases": cases,
   }
-  path = Path(OUTPUT.value)
+  path = Path(flags.output)
   path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
   versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
   path.with_suffix(".md").write_text(
     f"# What a step costs\n\n`{about['command']}`, {about['date']},"
     f" {about['hardware']}, {versions}. Times are ratios to the first row, of"
-    " medians over rounds in which the cases took turns; memory is what XLA"
+    " medians over rounds in which the cases took turns. Memory is what XLA"
     f" plans for temporary arrays on this hardware.\n\n{table}"
   )
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command.run(main)

@@ -1,36 +1,38 @@
-"""Times how examples come to the devices, beside what a training step needs.
+"""Measures what it costs to bring the batches to the devices in training.
 
-  python -m benchmarks.feeding --config=configs/quickstart.py
+  python -m benchmarks.feeding --config=quickstart
+  python -m benchmarks.feeding --config=quickstart --output=results/feeding
 
-Measures, in turns whose order is random: batches alone, gathered and sent by
-the host or taken from what lies on the devices; steps alone, on a batch that is
-there already; and steps that are fed. What feeding costs is the difference of
-the last two. As in training, config.steps_per_dispatch of them come together.
+The command times
+  - batches alone, which the host gathers and sends, or which are gathered on
+    the devices (data_placement);
+  - training steps alone, on a batch that is already on the devices;
+  - training steps that are fed in either way.
+The cost of feeding is the difference between the last two. The measurements
+take turns in random order. As in training, one dispatch has
+config.steps_per_dispatch steps. With --output=NAME, it writes NAME.json.
 """
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 import time
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
-from ml_collections import config_flags
 import numpy as np
 
-from slot_attention import parallel, tasks
+from slot_attention import command, parallel, tasks
 from slot_attention.data import batches, loading
-from slot_attention.paper.provenance import command, provenance
+from slot_attention.paper import provenance
 from slot_attention.training import optimizers, train
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
-STEPS = flags.DEFINE_integer("steps", 100, "In each measurement.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Of which the median is taken.")
-OUTPUT = flags.DEFINE_string("output", "", "JSON file to write.")
 
 
 def make_measurements(config, dispatches):
-  """Functions by name that do these batches or steps, and wait for them."""
+  """Returns a dict from name to a function that does what is measured.
+
+  Each function waits until the devices are done.
+  """
   task = tasks.make_task(config)
   data = loading.load(config.data)
   optimizer = optimizers.make_optimizer(lambda step: 1e-4, config.max_grad_norm)
@@ -70,20 +72,45 @@ def make_measurements(config, dispatches):
   }
 
 
-def main(_):
-  config = CONFIG.value
+def parse_flags(arguments: Sequence[str]) -> command.Flags:
+  """Reads the flags of the command."""
+  flags = command.Flags(__doc__)
+  flags.define_config(arguments, "The experiment.")
+  flags.define_integer(
+    "steps", 100, "Number of steps in each measurement.", minimum=1
+  )
+  flags.define_integer(
+    "rounds",
+    5,
+    "Number of measurements, of which the median is taken.",
+    minimum=1,
+  )
+  flags.define_string(
+    "output", None, "Path of the results, without a suffix. Default: none."
+  )
+  flags.parse(arguments)
+  if flags.config is None:
+    raise command.UsageError("give --config")
+  return flags
+
+
+def main(arguments: Sequence[str]) -> None:
+  """The command; see the top of this file."""
+  flags = parse_flags(arguments)
+  config = flags.config
   jax.config.update("jax_num_cpu_devices", config.num_cpu_devices)
-  dispatches = range(0, STEPS.value, config.steps_per_dispatch)
+  dispatches = range(0, flags.steps, config.steps_per_dispatch)
   num_steps = len(dispatches) * config.steps_per_dispatch
   measurements = make_measurements(config, dispatches)
   seconds = {name: [] for name in measurements}
-  order = np.random.default_rng(0)  # What comes before may have its effect.
-  for _ in range(ROUNDS.value + 1):
+  # A measurement may depend on the one before, so their order is random.
+  order = np.random.default_rng(0)
+  for _ in range(flags.rounds + 1):
     for name in order.permutation(list(measurements)):
       start = time.perf_counter()
       measurements[name]()
       seconds[name].append((time.perf_counter() - start) / num_steps)
-  # The first round compiled.
+  # The first round compiles.
   medians = {name: float(np.median(x[1:])) for name, x in seconds.items()}
   alone = medians["steps alone"]
   for name, median in medians.items():
@@ -91,16 +118,17 @@ def main(_):
       f"{name:<27}{config.batch_size / median:12,.0f} examples/s,"
       f" {median / alone:7.3f} of a step"
     )
-  if OUTPUT.value:
+  if flags.output:
     result = {
-      "command": command("benchmarks.feeding"),
-      **provenance(["jax"]),
+      "command": provenance.command("benchmarks.feeding"),
+      **provenance.provenance(["jax"]),
       "num_devices": parallel.num_devices(),
       "batch_size": config.batch_size,
       "seconds_per_batch": medians,
     }
-    Path(OUTPUT.value).write_text(json.dumps(result, indent=2) + "\n")
+    path = Path(flags.output).with_suffix(".json")
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command.run(main)

@@ -1,6 +1,6 @@
-"""This project's steps, as a process of `benchmarks.workers`.
+"""The worker of this project, see `benchmarks.workers`.
 
-What is timed is what main.py does: training steps fed by the input path,
+It does the same work as main.py: training steps with the input pipeline, and
 evaluation with its metrics.
 """
 
@@ -19,7 +19,7 @@ from slot_attention.data import batches, loading
 from slot_attention.paper.rows import changed
 from slot_attention.training import evaluate, optimizers, train
 
-# A large one, for the speed that the hardware can reach.
+# A large matrix product shows the speed that the hardware can reach.
 PRODUCT = "matrix product"
 PRODUCT_SIZE = 4096
 PRODUCT_OPERATIONS = 2 * PRODUCT_SIZE**3
@@ -28,10 +28,7 @@ PRODUCT_OPERATIONS = 2 * PRODUCT_SIZE**3
 def make(
   specification: dict[str, Any],
 ) -> tuple[dict[str, workers.Work], dict[str, str], workers.PeakBytes]:
-  """The work for `workers.serve`.
-
-  `specification["changes"]` are fields of the config, by dotted name.
-  """
+  """Makes the work for `workers.serve`."""
   config = configs.load(specification["config"])
   config = changed(config, specification["changes"])
   config.compute_dtype = specification["precision"]
@@ -44,7 +41,7 @@ def make(
   state = parallel.replicate(
     train.TrainState(jnp.int32(0), params, optimizer.init(params))
   )
-  params = parallel.replicate(params)  # Those of the state are donated.
+  params = parallel.replicate(params)  # A copy, since the state is donated.
   train_step = train.make_train_step(task, optimizer, jax.random.key(1))
   feeder = batches.Feeder(data.splits["train"], config.data_placement)
   run_evaluation = evaluate.make_evaluator(
@@ -111,7 +108,7 @@ def make(
 
 def _peak_bytes():
   statistics = jax.local_devices()[0].memory_stats()
-  if statistics is None:  # A CPU.
+  if statistics is None:  # A CPU has none.
     return workers.peak_host_bytes()
   return statistics["peak_bytes_in_use"]
 

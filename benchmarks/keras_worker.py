@@ -1,8 +1,8 @@
-"""The paper's two models in Keras, as a process of `benchmarks.workers`.
+"""The worker with the paper's two models in Keras, see `benchmarks.workers`.
 
-Written after the paper and in the manner of the authors' code: layers of Keras,
-a training step that is one `tf.function`, matching by SciPy on the host. It
-needs TensorFlow and SciPy, and none of what this project is built on.
+The models follow the paper, and the program is written like the authors' code:
+it has Keras layers, a training step in one `tf.function`, and matching by SciPy
+on the host. It needs only TensorFlow, NumPy and SciPy.
 
 Letters in shapes: B batch, H and W image, C colour channels, h and w feature
 map, N = h w inputs, K slots, D slot size, M targets, P numbers per object.
@@ -44,12 +44,12 @@ class SoftPositionEmbedding(layers.Layer):
     self.dense = layers.Dense(size, name="dense")
 
   def call(self, x):
-    """[B, h, w, D] or [B, 1, 1, D] to [B, h, w, D]."""
+    """Maps [B, h, w, D] or [B, 1, 1, D] to [B, h, w, D]."""
     return x + self.dense(tf.constant(self.grid, x.dtype))
 
 
 class Encoder(layers.Layer):
-  """Convolutional features with position."""
+  """Convolutional encoder with position embedding."""
 
   def __init__(
     self, image_shape, features, strides, kernel_size, mlp_size, **_
@@ -70,7 +70,7 @@ class Encoder(layers.Layer):
     self.mlp = make_mlp(mlp_size, mlp_size)
 
   def call(self, images):
-    """[B, H, W, C] to [B, N, mlp_size]."""
+    """Maps images [B, H, W, C] to features [B, N, mlp_size]."""
     x = images
     for conv in self.convs:
       x = conv(x)
@@ -108,7 +108,10 @@ class SlotAttention(layers.Layer):
     self.mlp = make_mlp(mlp_hidden_size, slot_size)
 
   def call(self, inputs, slots=None):
-    """[B, N, inputs_size] to [B, K, D], from initial slots or random ones."""
+    """Maps inputs [B, N, inputs_size] to slots [B, K, D].
+
+    If `slots` is None, the initial slots are random.
+    """
     if slots is None:
       shape = (inputs.shape[0], self.num_slots, self.slot_size)
       noise = tf.random.normal(shape, dtype=self.compute_dtype)
@@ -131,7 +134,7 @@ class SlotAttention(layers.Layer):
 
 
 class Decoder(layers.Layer):
-  """Decodes every slot to a picture and a mask."""
+  """Decodes every slot to an image and a mask."""
 
   def __init__(
     self,
@@ -156,7 +159,7 @@ class Decoder(layers.Layer):
     )
 
   def call(self, slots):
-    """[B, K, D] to recons [B, K, H, W, C], masks and the images they make."""
+    """Maps slots [B, K, D] to recons [B, K, H, W, C], masks and their sum."""
     _, num_slots, size = slots.shape
     x = self.position_embedding(tf.reshape(slots, (-1, 1, 1, size)))
     for conv in self.convs:
@@ -169,26 +172,26 @@ class Decoder(layers.Layer):
 
 
 class SetPredictor(layers.Layer):
-  """Describes every slot's object."""
+  """Predicts the properties of the object of each slot."""
 
   def __init__(self, hidden_size, num_outputs):
     super().__init__(name="classifier")
     self.mlp = make_mlp(hidden_size, num_outputs, "sigmoid")
 
   def call(self, slots):
-    """[B, K, D] to [B, K, P] in [0, 1]."""
+    """Maps [B, K, D] to [B, K, P] in [0, 1]."""
     return {"predictions": tf.cast(self.mlp(slots), tf.float32)}
 
 
 class Model(tf.keras.Model):
-  """From images to what the decoder or the classifier makes of their slots.
+  """The whole model: encoder, Slot Attention, and decoder or classifier.
 
   Args:
     image_shape: [H, W, C].
-    model: the config's section.
+    model: the section of the config.
 
   Raises:
-    ValueError: for a variant that is not written here.
+    ValueError: if the model is another variant than the paper's.
   """
 
   def __init__(self, image_shape: list[int], model: Mapping[str, Any]):
@@ -203,15 +206,18 @@ class Model(tf.keras.Model):
       self.decoder = SetPredictor(**model["classifier"])
 
   def call(self, images, slots=None):
-    """Outputs for images [B, H, W, C] in [-1, 1]; slots are initial ones."""
+    """Computes outputs for images [B, H, W, C] in [-1, 1].
+
+    `slots` are the initial slots. If they are None, they are random.
+    """
     return self.decoder(self.slot_attention(self.encoder(images), slots))
 
 
 def loss_of(outputs, images, targets):
-  """Mean squared error, or Huber loss under the best matching."""
+  """Computes mean squared error, or Huber loss under the best matching."""
   if "recon_combined" in outputs:
     return tf.reduce_mean(tf.square(outputs["recon_combined"] - images))
-  # Of Keras' losses, the mean over the last axis.
+  # The Keras function averages over the last axis.
   costs = tf.keras.losses.huber(
     targets[:, None], outputs["predictions"][:, :, None]
   )
@@ -222,18 +228,18 @@ def loss_of(outputs, images, targets):
 
 
 def match(costs: np.ndarray) -> np.ndarray:
-  """Costs [B, K, M] to the rows and columns, [B, min(K, M), 2], of pairs."""
+  """Matches costs [B, K, M]: rows and columns of pairs, [B, min(K, M), 2]."""
   pairs = [linear_sum_assignment(cost) for cost in costs]
   return np.stack(pairs).swapaxes(1, 2)
 
 
 def normalize(images):
-  """Uint8 to float32 in [-1, 1]."""
+  """Maps uint8 to float32 in [-1, 1]."""
   return (tf.cast(images, tf.float32) / 255 - 0.5) * 2
 
 
 def random_batch(specification):
-  """Uint8 images [B, H, W, C] and targets [B, M, 19]."""
+  """Draws uint8 images [B, H, W, C] and targets [B, M, 19]."""
   size, count = specification["batch_size"], specification["max_objects"]
   shape = (size, *specification["image_shape"])
   images = tf.cast(tf.random.uniform(shape, 0, 256, tf.int32), tf.uint8)
@@ -249,9 +255,10 @@ def random_batch(specification):
 def make(
   specification: dict[str, Any],
 ) -> tuple[dict[str, workers.Work], dict[str, str], workers.PeakBytes]:
-  """The work for `workers.serve`; inference returns the mean of its outputs."""
+  """Makes the work for `workers.serve`."""
   for gpu in tf.config.list_physical_devices("GPU"):
-    tf.config.experimental.set_memory_growth(gpu, True)  # Others want some.
+    # The other workers need memory of the GPU as well.
+    tf.config.experimental.set_memory_growth(gpu, True)
   if specification["precision"] == "bfloat16":
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
   tf.keras.utils.set_random_seed(0)

@@ -1,13 +1,16 @@
-"""Times ways to match predictions and targets on the device.
+"""Times algorithms that match predictions and targets.
 
   python -m benchmarks.matching
+  python -m benchmarks.matching --output=results/matching
 
-Each pairs 512 sets of 10 predictions with 10 targets, as the training step of
-set prediction does, and gives the same least cost. They are timed in turns, and
-beside them the loss of which they are a part, with its gradient.
+The algorithms match random predictions and targets, by default as many as a
+training step of set prediction has. The command checks that all of them find
+the same minimal cost. It also times the loss of which the matching is a part,
+with its gradient. The measurements take turns. With --output=NAME, it writes
+NAME.json.
 """
 
-import argparse
+from collections.abc import Sequence
 import itertools
 import json
 from pathlib import Path
@@ -19,8 +22,8 @@ import numpy as np
 import optax
 import scipy.optimize
 
-from slot_attention import losses
-from slot_attention.paper.provenance import command, provenance
+from slot_attention import command, losses
+from slot_attention.paper import provenance
 
 
 def match_by_optax(costs):
@@ -28,7 +31,7 @@ def match_by_optax(costs):
 
 
 def match_by_scipy(costs):
-  """SciPy's Hungarian algorithm on the host, one set after the other."""
+  """Matches by SciPy's Hungarian algorithm on the host, set by set."""
   shape = jax.ShapeDtypeStruct(costs.shape[:2], jnp.int32)
 
   def on_host(costs):
@@ -40,9 +43,10 @@ def match_by_scipy(costs):
 
 
 def match_by_subsets(costs):
-  """Dynamic programming over sets of columns: no loop that depends on data.
+  """Matches by dynamic programming over sets of columns.
 
-  least[s] is the least cost of pairing the first |s| rows with the columns s.
+  It has no loop whose length depends on the data. least[s] is the minimal cost
+  of pairing the first |s| rows with the set of columns s.
   """
   batch_size, num_rows, num_columns = costs.shape
   subsets = np.arange(2**num_columns)
@@ -82,21 +86,39 @@ def loss_and_gradient(predictions, targets):
   )(predictions)
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--batch_size", type=int, default=512)
-  parser.add_argument("--num_objects", type=int, default=10)
-  parser.add_argument("--rounds", type=int, default=20)
-  parser.add_argument("--output", type=Path, help="JSON file to write.")
-  options = parser.parse_args()
+def parse_flags(arguments: Sequence[str]) -> command.Flags:
+  """Reads the flags of the command."""
+  flags = command.Flags(__doc__)
+  flags.define_integer("batch_size", 512, "Number of sets.", minimum=1)
+  flags.define_integer(
+    "num_objects",
+    10,
+    "Number of predictions, and of targets with padding, in a set.",
+    minimum=3,
+  )
+  flags.define_integer(
+    "rounds",
+    20,
+    "Number of measurements, of which the median is taken.",
+    minimum=1,
+  )
+  flags.define_string(
+    "output", None, "Path of the results, without a suffix. Default: none."
+  )
+  flags.parse(arguments)
+  return flags
 
+
+def main(arguments: Sequence[str]) -> None:
+  """The command; see the top of this file."""
+  flags = parse_flags(arguments)
   rng = np.random.default_rng(0)
-  shape = (options.batch_size, options.num_objects, 19)
+  shape = (flags.batch_size, flags.num_objects, 19)
   predictions = jnp.asarray(rng.random(shape), jnp.float32)
   targets = jnp.asarray(rng.random(shape), jnp.float32)
-  # As in CLEVR, 3 to 10 are objects and the rest is padding.
-  real = rng.integers(3, options.num_objects + 1, (options.batch_size, 1))
-  targets *= (np.arange(options.num_objects) < real)[..., None]
+  # As in CLEVR, at least three targets are objects and the rest is padding.
+  real = rng.integers(3, flags.num_objects + 1, (flags.batch_size, 1))
+  targets *= (np.arange(flags.num_objects) < real)[..., None]
   costs = jax.jit(losses.matching_costs)(predictions, targets)
 
   functions = {
@@ -110,7 +132,7 @@ def main():
   totals = {}
   for name, function in functions.items():
     rows, columns = function(costs)
-    batch = jnp.arange(options.batch_size)[:, None]
+    batch = jnp.arange(flags.batch_size)[:, None]
     totals[name] = float(costs[batch, rows, columns].sum())
   np.testing.assert_allclose(list(totals.values()), totals["optax"], rtol=1e-5)
 
@@ -123,27 +145,28 @@ def main():
   }
   seconds = {name: [] for name in calls}
   for _, (name, call) in itertools.product(
-    range(options.rounds + 1), calls.items()
+    range(flags.rounds + 1), calls.items()
   ):
     start = time.perf_counter()
     jax.block_until_ready(call())
     seconds[name].append(time.perf_counter() - start)
   medians = {name: float(np.median(x[1:])) for name, x in seconds.items()}
 
-  print(f"{shape[0]} sets of {shape[1]}, median of {options.rounds}:")
+  print(f"{shape[0]} sets of {shape[1]}, median of {flags.rounds}:")
   for name, median in medians.items():
     ratio = median / medians["optax"]
     print(f"  {name:<18} {1e3 * median:8.2f} ms  {ratio:6.2f} x optax")
-  if options.output:
+  if flags.output:
     result = {
-      "command": command("benchmarks.matching"),
-      **provenance(["jax", "optax", "scipy"]),
+      "command": provenance.command("benchmarks.matching"),
+      **provenance.provenance(["jax", "optax", "scipy"]),
       "batch_size": shape[0],
       "num_objects": shape[1],
       "median_seconds": medians,
     }
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    path = Path(flags.output).with_suffix(".json")
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-  main()
+  command.run(main)

@@ -1,4 +1,4 @@
-"""Counts the operations of a training step, without doing it."""
+"""Counts the operations of a training step without doing it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,10 @@ from slot_attention.data import clevr, datasets
 def gradient_of_step(
   config: ConfigDict,
 ) -> tuple[Callable[..., Any], Any, dict[str, jax.ShapeDtypeStruct]]:
-  """A step's loss with gradients, and the shapes of parameters and batch."""
+  """Returns the loss and gradients of a step as a function, and its shapes.
+
+  The shapes are those of its arguments, parameters and batch.
+  """
   task = tasks.make_task(config)
   image_shape = task.image_shape or datasets.image_shape(config.data)
   objects = (config.batch_size, config.data.max_objects, clevr.TARGET_SIZE)
@@ -37,10 +40,10 @@ def gradient_of_step(
 
 
 def count_operations(config: ConfigDict) -> int:
-  """Multiplications and additions of the convolutions and matrix products.
+  """Counts multiplications and additions of the loss and its gradients.
 
-  Of the loss of a batch and its gradient, as this project computes them: with
-  `remat_chunk_size` what is computed twice counts twice.
+  It counts those of convolutions and matrix products, in the form in which this
+  project computes them. What `remat_chunk_size` computes twice counts twice.
   """
   function, *shapes = gradient_of_step(config)
   return _count(jax.make_jaxpr(function)(*shapes).jaxpr)
@@ -57,12 +60,12 @@ def _count(jaxpr):
     elif name == "conv_general_dilated":
       kernel = equation.invars[1].aval
       outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-      # Of a dilated input most pixels are zeros, which need not be multiplied.
+      # The zeros of a dilated input need no multiplications.
       dilation = int(np.prod(params["lhs_dilation"]))
       products = equation.outvars[0].aval.size * kernel.size // outputs
       total += 2 * products // dilation
     for inner in jax.tree.leaves([*params.values()]):
-      inner = getattr(inner, "jaxpr", inner)  # Of a closed one.
+      inner = getattr(inner, "jaxpr", inner)  # Opens a closed jaxpr.
       if hasattr(inner, "eqns"):
         total += params.get("length", 1) * _count(inner)
   return total

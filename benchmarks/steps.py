@@ -1,17 +1,21 @@
-"""Times training steps beside those of PyTorch and of Keras, in one run.
+r"""Compares the training steps of this project with those in PyTorch and Keras.
 
   python -m benchmarks.steps
   python -m benchmarks.steps --configs=tetrominoes_object_discovery \
     --torch_python=torch_env/bin/python --output=results/steps
 
-Every contender is a process of its own (see `benchmarks.workers`); all are
-started, and then take turns. A turn begins with a dispatch that is not timed,
-so that caches and memory are no longer those of the turn before. This project's
-steps are fed by its input path and those of the others from batches that lie on
-the device. A contender whose framework is not installed is left out. The floor
-is what multiplications and additions would take at the speed of a large matrix
-product, measured in the same run. Memory is the device's, or on a CPU that of
-the whole process.
+Each contender runs in its own process. All processes are started first, and
+then the contenders take turns. A turn starts with a dispatch that is not timed,
+so that caches and memory do not depend on the turn before. A contender whose
+framework is not installed is left out.
+
+The steps of this project include its input pipeline. Those of the others use
+batches that are already on the device. The floor is the time that all
+multiplications and additions of a step would take at the speed of a large
+matrix product, which is measured in the same run. Memory is that of the device;
+on a CPU, it is that of the whole process.
+
+With --output=NAME, the command writes NAME.json and NAME.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,68 +26,43 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from absl import app, flags
 import jax
 import numpy as np
 
 from benchmarks import jax_worker, operations, workers
 import configs
-from slot_attention import tasks
+from slot_attention import command, tasks
 from slot_attention.data import datasets
-from slot_attention.paper.provenance import command, provenance
+from slot_attention.paper import provenance
 from slot_attention.paper.rows import changed
 from slot_attention.progress import progress_bar
 
-CONFIGS = flags.DEFINE_list(
-  "configs",
-  [
-    "tetrominoes_object_discovery",
-    "multi_dsprites_object_discovery",
-    "clevr6_object_discovery",
-    "clevr_set_prediction",
-  ],
-  "Names of configs.",
+_CONFIGS = (
+  "tetrominoes_object_discovery",
+  "multi_dsprites_object_discovery",
+  "clevr6_object_discovery",
+  "clevr_set_prediction",
 )
-CONTENDERS = flags.DEFINE_list(
-  "contenders",
-  ["jax", "torch", "torch compiled", "keras"],
-  "Which.",
-)
-TORCH_PYTHON = flags.DEFINE_string(
-  "torch_python", sys.executable, "A Python that has PyTorch."
-)
-KERAS_PYTHON = flags.DEFINE_string(
-  "keras_python", sys.executable, "A Python that has TensorFlow."
-)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "0: the config's.")
-PRECISION = flags.DEFINE_enum(
-  "precision", "float32", tasks.COMPUTE_DTYPES, "Of all contenders."
-)
-REMAT_CHUNK_SIZE = flags.DEFINE_integer("remat_chunk_size", 0, "Of ours.")
-STEPS_PER_DISPATCH = flags.DEFINE_integer("steps_per_dispatch", 1, "Of ours.")
-STEPS = flags.DEFINE_integer("steps", 3, "In each measurement.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Of which the median is taken.")
-DATA_DIR = flags.DEFINE_string("data_dir", "data", "Of prepared data.")
-OUTPUT = flags.DEFINE_string("output", "", "Where to write .json and .md.")
+_CONTENDERS = ("jax", "torch", "torch compiled", "keras")
 
 
-def make_specification(name: str) -> dict[str, Any]:
-  """What `benchmarks.workers` says of the steps of a config."""
+def make_specification(name: str, flags: command.Flags) -> dict[str, Any]:
+  """Makes the specification of `benchmarks.workers` for a config."""
   config = configs.load(name)
-  batch_size = BATCH_SIZE.value or config.batch_size
+  batch_size = flags.batch_size or config.batch_size
   changes = {
     "batch_size": batch_size,
-    "steps_per_dispatch": STEPS_PER_DISPATCH.value,
+    "steps_per_dispatch": flags.steps_per_dispatch,
     "data.source": "procedural",
-    "data.data_dir": DATA_DIR.value,
-    # Enough for batches that differ.
+    "data.data_dir": flags.data_dir,
+    # Four different batches are enough.
     "data.num_train": 4 * batch_size,
     "data.num_eval": batch_size,
-    # Of CLEVR6, half have too many objects; evaluation counts only others.
+    # Half of the CLEVR scenes have too many objects for CLEVR6.
     "data.num_examples": 7 * batch_size,
   }
   if "decoder" in config.model:
-    changes["model.decoder.remat_chunk_size"] = REMAT_CHUNK_SIZE.value
+    changes["model.decoder.remat_chunk_size"] = flags.remat_chunk_size
   config = changed(config, changes)
   return {
     "config": name,
@@ -94,48 +73,49 @@ def make_specification(name: str) -> dict[str, Any]:
     "max_objects": config.data.max_objects,
     "learning_rate": config.learning_rate,
     "max_grad_norm": config.max_grad_norm,
-    "precision": PRECISION.value,
+    "precision": flags.precision,
     "compile": False,
   }
 
 
 def start_worker(
-  contender: str, specification: Mapping[str, Any]
+  contender: str, specification: Mapping[str, Any], flags: command.Flags
 ) -> workers.Worker | None:
-  """A `workers.Worker`, or None if its framework is not installed."""
+  """Starts a contender; returns None if its framework is not installed."""
   python, module, framework = {
-    "jax": (sys.executable, "benchmarks.jax_worker", "jax"),
-    "torch": (TORCH_PYTHON.value, "benchmarks.torch_worker", "torch"),
-    "keras": (KERAS_PYTHON.value, "benchmarks.keras_worker", "tensorflow"),
+    "jax": (None, "benchmarks.jax_worker", "jax"),
+    "torch": (flags.torch_python, "benchmarks.torch_worker", "torch"),
+    "keras": (flags.keras_python, "benchmarks.keras_worker", "tensorflow"),
   }[contender.partition(" ")[0]]
+  python = python or sys.executable
   if not workers.has_package(python, framework):
-    print(f"{contender}: left out, {python} has no {framework}")
+    print(f"{contender} is left out: {python} has no {framework}")
     return None
   compiled = contender != "torch"
   return workers.Worker(python, module, {**specification, "compile": compiled})
 
 
-def measure(name: str) -> dict[str, Any]:
-  """Times the steps of a config, of all contenders in turns."""
-  specification = make_specification(name)
+def measure(name: str, flags: command.Flags) -> dict[str, Any]:
+  """Times the steps of a config by all contenders."""
+  specification = make_specification(name, flags)
   contenders = {
     contender: worker
-    for contender in CONTENDERS.value
-    if (worker := start_worker(contender, specification))
+    for contender in flags.contenders.split(",")
+    if (worker := start_worker(contender, specification, flags))
   }
   jobs = [(c, w) for c, worker in contenders.items() for w in worker.works]
   compiling, memory = {}, {}
   seconds = {job: [] for job in jobs}
-  rounds = ROUNDS.value + 1
+  rounds = flags.rounds + 1
   with progress_bar(total=rounds * len(jobs), desc=name, unit="job") as bar:
     for i, (contender, work) in itertools.product(range(rounds), jobs):
       worker = contenders[contender]
-      first = worker.measure(work, STEPS_PER_DISPATCH.value)
-      if i == 0:  # It has compiled.
+      first = worker.measure(work, flags.steps_per_dispatch)
+      if i == 0:  # The first round compiles.
         compiling[contender, work] = first["seconds"]
       else:
-        dispatches = -(-STEPS.value // STEPS_PER_DISPATCH.value)
-        answer = worker.measure(work, dispatches * STEPS_PER_DISPATCH.value)
+        dispatches = -(-flags.steps // flags.steps_per_dispatch)
+        answer = worker.measure(work, dispatches * flags.steps_per_dispatch)
         seconds[contender, work].append(answer["seconds"])
         memory[contender] = answer["peak_bytes"]
       bar.update()
@@ -171,7 +151,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
-  """One table for each config."""
+  """Formats the results as one table for each config."""
   lines = []
   for name, result in results.items():
     batch_size = result["batch_size"]
@@ -179,7 +159,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
       "",
       f"## {name}, batch of {batch_size}",
       "",
-      f"{result['operations'] / 1e9:.4g} GFLOP a training step.",
+      f"A training step has {result['operations'] / 1e9:.4g} GFLOP.",
       "",
       "| contender | work | s a step | of rounds | images/s | times as long as"
       " jax | of the floor's speed | first step, s | peak memory, GB |",
@@ -210,14 +190,80 @@ def to_markdown(results: Mapping[str, Any]) -> str:
   return "\n".join(lines[1:]) + "\n"
 
 
+def parse_flags(arguments: Sequence[str]) -> command.Flags:
+  """Reads the flags of the command."""
+  flags = command.Flags(__doc__)
+  flags.define_string(
+    "configs", ",".join(_CONFIGS), "Names of configs, with commas."
+  )
+  flags.define_string(
+    "contenders",
+    ",".join(_CONTENDERS),
+    "Names of contenders, with commas. jax is this project. All except torch"
+    " compile the whole step.",
+  )
+  flags.define_string(
+    "torch_python",
+    None,
+    "Python interpreter that has PyTorch. Default: this one.",
+  )
+  flags.define_string(
+    "keras_python",
+    None,
+    "Python interpreter that has TensorFlow. Default: this one.",
+  )
+  flags.define_integer(
+    "batch_size",
+    0,
+    "Batch size of all contenders; 0 takes that of the config.",
+    minimum=0,
+  )
+  flags.define_choice(
+    "precision",
+    "float32",
+    tasks.COMPUTE_DTYPES,
+    "Precision of all contenders.",
+  )
+  flags.define_integer(
+    "remat_chunk_size",
+    0,
+    "model.decoder.remat_chunk_size of this project.",
+    minimum=0,
+  )
+  flags.define_integer(
+    "steps_per_dispatch", 1, "steps_per_dispatch of this project.", minimum=1
+  )
+  flags.define_integer(
+    "steps", 3, "Number of steps in each measurement.", minimum=1
+  )
+  flags.define_integer(
+    "rounds",
+    5,
+    "Number of measurements, of which the median is taken.",
+    minimum=1,
+  )
+  flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
+  flags.define_string(
+    "output", None, "Path of the results, without a suffix. Default: none."
+  )
+  flags.parse(arguments)
+  for contender in flags.contenders.split(","):
+    if contender not in _CONTENDERS:
+      raise command.UsageError(
+        f"--contenders: {contender} is not one of {', '.join(_CONTENDERS)}"
+      )
+  return flags
+
+
 def main(arguments: Sequence[str]) -> None:
-  del arguments
+  """The command; see the top of this file."""
+  flags = parse_flags(arguments)
   jax.config.update("jax_platforms", "cpu")  # The device is for the workers.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-  results = {name: measure(name) for name in CONFIGS.value}
+  results = {name: measure(name, flags) for name in flags.configs.split(",")}
   table = to_markdown(results)
   print(table)
-  if OUTPUT.value:
+  if flags.output:
     versions = {}
     for contender, measured in next(iter(results.values()))[
       "contenders"
@@ -227,23 +273,23 @@ def main(arguments: Sequence[str]) -> None:
           versions[f"{package} of {contender}"] = version
     device = versions.pop("device", "cpu")
     about = {
-      "command": command("benchmarks.steps"),
-      **provenance(),
+      "command": provenance.command("benchmarks.steps"),
+      **provenance.provenance(),
       "versions": versions,
-      "precision": PRECISION.value,
+      "precision": flags.precision,
       "configs": results,
     }
-    if device != "cpu":  # The workers are there, this process is not.
+    if device != "cpu":  # This process is on the CPU, the workers are not.
       about["hardware"] = device
-    path = Path(OUTPUT.value)
+    path = Path(flags.output)
     path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
     listed = ", ".join(f"{key} {value}" for key, value in versions.items())
     path.with_suffix(".md").write_text(
-      f"# Steps in {PRECISION.value}\n\n`{about['command']}`, {about['date']},"
+      f"# Steps in {flags.precision}\n\n`{about['command']}`, {about['date']},"
       f" {about['hardware']}; {listed}. Medians over the rounds, in which the"
       f" contenders took turns.\n\n{table}"
     )
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command.run(main)

@@ -1,15 +1,15 @@
-"""The paper's two models in PyTorch, as a process of `benchmarks.workers`.
+"""The worker with the paper's two models in PyTorch, see `benchmarks.workers`.
 
-Written after the paper, as a user of PyTorch would. It needs PyTorch, NumPy and
-SciPy, and none of what this project is built on.
+The models follow the paper and are written as a user of PyTorch would write
+them. The program needs only PyTorch, NumPy and SciPy.
 
 Letters in shapes: B batch, H and W image, C colour channels, h and w feature
 map, N = h w inputs, K slots, D slot size, M targets, P numbers per object.
 
-Where a stride leaves an odd number of pixels to pad or to cut, PyTorch takes
-the larger half at the start, but TensorFlow's "SAME" at the end. The models
-here are therefore those of JAX and Keras seen in a mirror: with mirrored
-kernels they make mirrored pictures of mirrored images.
+If a convolution with strides pads an odd number of pixels, PyTorch pads more at
+the start and TensorFlow's "SAME" more at the end. The models here are therefore
+mirror images of those in JAX and Keras: with mirrored kernels, mirrored images
+give mirrored outputs.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from benchmarks import workers
 
-# Keras' epsilon, which is the paper's.
+# The epsilon of Keras, as in the official code.
 LayerNorm = functools.partial(nn.LayerNorm, eps=1e-3)
 
 
@@ -49,12 +49,12 @@ class SoftPositionEmbedding(nn.Module):
     self.dense = nn.Linear(4, size)
 
   def forward(self, x):
-    """[B, h, w, D] or [B, 1, 1, D] to [B, h, w, D]."""
+    """Maps [B, h, w, D] or [B, 1, 1, D] to [B, h, w, D]."""
     return x + self.dense(self.grid)
 
 
 class Encoder(nn.Module):
-  """Convolutional features with position."""
+  """Convolutional encoder with position embedding."""
 
   def __init__(
     self, image_shape, features, strides, kernel_size, mlp_size, **_
@@ -72,7 +72,7 @@ class Encoder(nn.Module):
     self.mlp = make_mlp(channels, mlp_size, mlp_size)
 
   def forward(self, images):
-    """[B, C, H, W] to [B, N, mlp_size]."""
+    """Maps images [B, C, H, W] to features [B, N, mlp_size]."""
     x = self.convs(images).permute(0, 2, 3, 1)
     x = self.position_embedding(x).flatten(1, 2)
     return self.mlp(self.layer_norm(x))
@@ -106,7 +106,10 @@ class SlotAttention(nn.Module):
     self.mlp = make_mlp(slot_size, mlp_hidden_size, slot_size)
 
   def forward(self, inputs, slots=None):
-    """[B, N, inputs_size] to [B, K, D], from initial slots or random ones."""
+    """Maps inputs [B, N, inputs_size] to slots [B, K, D].
+
+    If `slots` is None, the initial slots are random.
+    """
     if slots is None:
       shape = (len(inputs), self.num_slots, self.slot_size)
       noise = torch.randn(shape, device=inputs.device)
@@ -125,7 +128,7 @@ class SlotAttention(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Decodes every slot to a picture and a mask."""
+  """Decodes every slot to an image and a mask."""
 
   def __init__(
     self,
@@ -149,7 +152,7 @@ class Decoder(nn.Module):
     self.conv_out = nn.ConvTranspose2d(size, channels + 1, 3, padding=1)
 
   def forward(self, slots):
-    """[B, K, D] to recons [B, K, C, H, W], masks and the images they make."""
+    """Maps slots [B, K, D] to recons [B, K, C, H, W], masks and their sum."""
     x = self.position_embedding(slots.flatten(0, 1)[:, None, None])
     x = self.conv_out(self.convs(x.permute(0, 3, 1, 2)))
     x = x.unflatten(0, slots.shape[:2])
@@ -159,26 +162,26 @@ class Decoder(nn.Module):
 
 
 class SetPredictor(nn.Module):
-  """Describes every slot's object."""
+  """Predicts the properties of the object of each slot."""
 
   def __init__(self, size, hidden_size, num_outputs):
     super().__init__()
     self.mlp = make_mlp(size, hidden_size, num_outputs)
 
   def forward(self, slots):
-    """[B, K, D] to [B, K, P] in [0, 1]."""
+    """Maps [B, K, D] to [B, K, P] in [0, 1]."""
     return {"predictions": self.mlp(slots).sigmoid()}
 
 
 class Model(nn.Module):
-  """From images to what the decoder or the classifier makes of their slots.
+  """The whole model: encoder, Slot Attention, and decoder or classifier.
 
   Args:
     image_shape: [H, W, C].
-    model: the config's section.
+    model: the section of the config.
 
   Raises:
-    ValueError: for a variant that is not written here.
+    ValueError: if the model is another variant than the paper's.
   """
 
   def __init__(self, image_shape: list[int], model: Mapping[str, Any]):
@@ -186,7 +189,7 @@ class Model(nn.Module):
     workers.check_variant(model)
     sizes = [x["kernel_size"] for x in model.values() if "kernel_size" in x]
     if any(size % 2 == 0 for size in sizes):
-      raise ValueError("only odd kernel sizes are written here")
+      raise ValueError("the PyTorch worker has only odd kernel sizes")
     size = model["slot_attention"]["slot_size"]
     self.encoder = Encoder(image_shape, **model["encoder"])
     self.slot_attention = SlotAttention(
@@ -203,12 +206,15 @@ class Model(nn.Module):
         nn.init.zeros_(parameter)
 
   def forward(self, images, slots=None):
-    """Outputs for images [B, C, H, W] in [-1, 1]; slots are initial ones."""
+    """Computes outputs for images [B, C, H, W] in [-1, 1].
+
+    `slots` are the initial slots. If they are None, they are random.
+    """
     return self.decoder(self.slot_attention(self.encoder(images), slots))
 
 
 def loss_of(outputs, images, targets):
-  """Mean squared error, or Huber loss under the best matching."""
+  """Computes mean squared error, or Huber loss under the best matching."""
   if "recon_combined" in outputs:
     return functional.mse_loss(outputs["recon_combined"].float(), images)
   pairs = torch.broadcast_tensors(
@@ -222,18 +228,21 @@ def loss_of(outputs, images, targets):
 
 @torch.compiler.disable
 def match(costs):
-  """Costs [B, K, M] to the rows and columns, [2, B, min(K, M)], of pairs."""
+  """Matches costs [B, K, M]: rows and columns of pairs, [2, B, min(K, M)]."""
   pairs = [linear_sum_assignment(cost) for cost in costs.cpu().numpy()]
   return torch.from_numpy(np.stack(pairs, axis=1)).to(costs.device)
 
 
 def normalize(images):
-  """Uint8 to float32 in [-1, 1]."""
+  """Maps uint8 to float32 in [-1, 1]."""
   return (images.float() / 255 - 0.5) * 2
 
 
 def random_batch(specification, device):
-  """Uint8 images [B, C, H, W], channels last in memory, and [B, M, 19]."""
+  """Draws uint8 images [B, C, H, W] and targets [B, M, 19].
+
+  The channels of the images are last in memory.
+  """
   size, count = specification["batch_size"], specification["max_objects"]
   images = torch.randint(
     256, (size, *specification["image_shape"]), dtype=torch.uint8
@@ -250,11 +259,12 @@ def random_batch(specification, device):
 def make(
   specification: dict[str, Any],
 ) -> tuple[dict[str, workers.Work], dict[str, str], workers.PeakBytes]:
-  """The work for `workers.serve`; inference returns the mean of its outputs."""
+  """Makes the work for `workers.serve`."""
   device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
   versions = {"python": platform.python_version(), "torch": torch.__version__}
   if device.type == "cuda":
-    # TensorFloat32 and a search for fast convolutions: as JAX and TensorFlow.
+    # As JAX and TensorFlow do by default, use TensorFloat32 and search for the
+    # fastest convolutions.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     versions["device"] = torch.cuda.get_device_name()

@@ -1,20 +1,24 @@
-"""How `benchmarks.steps` talks with the processes whose steps it times.
+"""The worker processes in which `benchmarks.steps` times training steps.
 
-Every framework runs in a process of its own, if need be of another Python. All
-are started first; each then waits until it is asked, so that they can take
-turns. This file must be importable without any of the frameworks.
+Every framework runs in its own process, which may have another Python. All
+workers are started first, and each one waits for requests, so that they can
+take turns. This file is imported by all of them and imports no framework.
 
-A worker gets its specification as one line of JSON: a dict of
-  config: the experiment, a name that `configs.load` takes;
-  changes: of its fields, by dotted name, which the other entries contain;
-  model: the config's section of that name, as nested dicts;
-  image_shape: [H, W, C]; batch_size: B; max_objects: M;
-  learning_rate; max_grad_norm: 0 for no clipping;
-  precision: "float32" or "bfloat16" (float32 parameters, bfloat16 compute);
-  compile: whether the framework may compile the whole step.
-It answers {"ready": seconds to start, "versions": ..., "works": names}, and
-then each {"work": name, "steps": n} with {"seconds": of a step on average,
-"loss": of the last, "peak_bytes": of memory so far}.
+A worker reads its specification, one line of JSON with
+  config: name of the config, for `configs.load`;
+  changes: dict from dotted names of fields to their changes, which the entries
+    below already contain;
+  model: the section of the config, as nested dicts;
+  image_shape: [H, W, C];
+  batch_size: number of images B;
+  max_objects: number of targets M;
+  learning_rate: learning rate, which is constant;
+  max_grad_norm: largest global norm of the gradients, 0 for no clipping;
+  precision: "float32", or "bfloat16" (float32 parameters, bfloat16 compute);
+  compile: whether the framework compiles the whole step.
+It answers {"ready": seconds to start, "versions": ..., "works": names}. It
+answers each request {"work": name, "steps": n} by {"seconds": mean time of a
+step, "loss": last loss, "peak_bytes": memory used so far}.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,10 +33,10 @@ from typing import Any
 
 # Does n steps, waits until they are done, and returns the last loss.
 Work = Callable[[int], float]
-# The most memory that was in use on the device.
+# Returns the largest memory that was used on the device so far, in bytes.
 PeakBytes = Callable[[], int]
 
-# The variant of the model that all contenders are, the paper's.
+# The paper's variant of the model, which all contenders implement.
 _VARIANT = {
   "use_position_embedding": True,
   "epsilon_place": "attention",
@@ -52,13 +56,13 @@ def check_variant(model: Mapping[str, Any]) -> None:
   is_variant = _VARIANT.items() <= fields.items()
   if not (is_variant and fields["mlp_hidden_size"]):
     raise ValueError(
-      "only Slot Attention with a residual MLP and with"
-      f" {_VARIANT} is written here, not {model}"
+      "the benchmarks have only Slot Attention with a residual MLP and with"
+      f" {_VARIANT}, not {model}"
     )
 
 
 def peak_host_bytes() -> int:
-  """The most memory that this process had, for those that have no device."""
+  """Returns the largest memory of this process so far, for use on a CPU."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -70,10 +74,12 @@ def serve(
   """Runs a worker until its standard input ends.
 
   Args:
-    make: from a specification to work by name ("training", "inference", ...),
-      the versions of what it uses, and its memory.
+    make: function of the specification, which returns a dict from the name of
+      a work ("training", "inference", ...) to its function, the versions of
+      what it uses, and a function of its memory.
   """
-  # Answers go where print went; what libraries print goes to standard error.
+  # Answers go to standard output. Everything that libraries print there goes to
+  # standard error instead.
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
 
@@ -93,13 +99,13 @@ def serve(
 
 
 def has_package(python: str, package: str) -> bool:
-  """Whether a Python has a package."""
+  """Returns whether a Python interpreter has a package."""
   code = f"import importlib.util as u; exit(u.find_spec({package!r}) is None)"
   return not subprocess.run([python, "-c", code], check=False).returncode
 
 
 class Worker:
-  """A process that answers as `serve` does."""
+  """A process that runs `serve`."""
 
   def __init__(
     self, python: str, module: str, specification: Mapping[str, Any]
@@ -107,9 +113,9 @@ class Worker:
     """Starts `python -m module` and waits until it is ready.
 
     Args:
-      python: path of the interpreter.
-      module: that serves.
-      specification: see above.
+      python: path of the Python interpreter.
+      module: module that calls `serve`.
+      specification: see the top of this file.
     """
     self._process = subprocess.Popen(
       [python, "-m", module],
@@ -122,7 +128,7 @@ class Worker:
     self.works = ready["works"]
 
   def measure(self, work: str, steps: int) -> dict[str, float]:
-    """Does some steps and returns seconds of one, last loss, peak_bytes."""
+    """Does some steps and returns the answer, see the top of this file."""
     return self._ask({"work": work, "steps": steps})
 
   def stop(self) -> None:
@@ -139,5 +145,7 @@ class Worker:
     if not line:
       with contextlib.suppress(BrokenPipeError):
         self.stop()
-      raise RuntimeError(f"{' '.join(self._process.args)} ended, see above")
+      raise RuntimeError(
+        f"{' '.join(self._process.args)} has ended; its error is above"
+      )
     return json.loads(line)

@@ -12,8 +12,8 @@ import configs
 from slot_attention import tasks
 
 BATCH_SIZE = 2
-MAX_OBJECTS = 3  # Fewer than slots: the matching is not square.
-# Heights differ from widths, and slots from inputs.
+MAX_OBJECTS = 3  # Fewer than slots, so that the matching is not square.
+# All sizes differ, so that a confusion of axes fails.
 SMALL = {
   "full_resolution": {
     "config": "tetrominoes_object_discovery",
@@ -38,7 +38,7 @@ SMALL = {
 
 
 def specification_of(name, **fields):
-  """What a worker is told of a small model, and that model's task."""
+  """Returns the specification of a small model for a worker, and its task."""
   small = dict(SMALL[name])
   config = configs.load(small.pop("config"))
   image_shape = small.pop("image_shape")
@@ -73,7 +73,7 @@ def flat(params):
 
 
 def torch_parameters(params):
-  """Our parameters by the names of the twin in PyTorch, mirrored as it is."""
+  """Renames and mirrors the parameters for the twin in PyTorch."""
   renamed = {}
   for path, value in flat(params).items():
     *layers, kind = path.replace("classifier/mlp", "decoder/mlp").split("/")
@@ -84,7 +84,7 @@ def torch_parameters(params):
         layer = layer.replace(f"{part}_{i}", place)
     layer = layer.replace("mlp.dense", "mlp").replace("conv-out", "conv_out")
     if ".gru." in layer:
-      # Ours: update gate, reset gate, candidate.
+      # The order here is update gate, reset gate, candidate.
       z, r, candidate = np.split(value, 3, axis=-1)
       value = np.concatenate([r, z, candidate], axis=-1).T
       layer, which = layer.rsplit(".", 1)
@@ -95,7 +95,7 @@ def torch_parameters(params):
       if value.ndim == 4:
         value = value[::-1, ::-1].transpose(3, 2, 0, 1)
       elif "position" in layer:
-        # Mirrored, the distance to the top is that to the bottom.
+        # A mirror exchanges the distances to the top and to the bottom.
         value = value[[2, 3, 0, 1]].T
       else:
         value = value.T
@@ -108,7 +108,7 @@ def torch_parameters(params):
 
 
 def torch_twin(specification, params, batch, slots):
-  """Outputs and loss of the twin in PyTorch."""
+  """Computes outputs and loss of the twin in PyTorch."""
   torch = pytest.importorskip("torch")
   from benchmarks import torch_worker
 
@@ -118,7 +118,7 @@ def torch_twin(specification, params, batch, slots):
   model = torch_worker.Model(
     specification["image_shape"], specification["model"]
   )
-  # Strict: no parameter may be missing on either side.
+  # It raises an error if a parameter is missing on either side.
   model.load_state_dict(
     {k: to_torch(v) for k, v in torch_parameters(params).items()}
   )
@@ -136,7 +136,7 @@ def torch_twin(specification, params, batch, slots):
 
 
 def keras_parameters(params):
-  """Our parameters by the names of the twin in Keras."""
+  """Renames the parameters for the twin in Keras."""
   renamed = flat(params)
   gru = "slot_attention/gru"
   for kind in ("input", "recurrent"):
@@ -152,7 +152,7 @@ def keras_parameters(params):
 
 
 def keras_twin(specification, params, batch, slots):
-  """Outputs and loss of the twin in Keras."""
+  """Computes outputs and loss of the twin in Keras."""
   pytest.importorskip("tensorflow")
   from benchmarks import keras_worker
 
@@ -172,7 +172,7 @@ def keras_twin(specification, params, batch, slots):
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("twin", [torch_twin, keras_twin])
-def test_twins_compute_what_ours_does(twin, name):
+def test_twins_compute_the_same_outputs_and_loss(twin, name):
   specification, task = specification_of(name)
   rng = np.random.default_rng(0)
   shape = (BATCH_SIZE, *specification["image_shape"])
@@ -181,7 +181,7 @@ def test_twins_compute_what_ours_does(twin, name):
     "targets": rng.random((BATCH_SIZE, MAX_OBJECTS, 19), dtype=np.float32),
   }
   slots = rng.standard_normal((BATCH_SIZE, 4, 16), dtype=np.float32)
-  # Of no symmetry: as they are made, biases are zero and scales one.
+  # Initial parameters would hide errors, since biases are 0 and scales 1.
   params = jax.tree.map(
     lambda x: rng.normal(0.05, 0.15, x.shape).astype(np.float32),
     jax.eval_shape(
@@ -222,7 +222,7 @@ def test_workers_train_and_infer(framework, module, name, precision):
   worker = workers.Worker(sys.executable, module, specification)
   assert framework in worker.versions
   assert worker.works == ["training", "inference"]
-  # Four batches: each answer is of the same one.
+  # There are four batches, so every answer is about the same batch.
   training = {"work": "training", "steps": 4}
   losses = [worker._ask(training)["loss"] for _ in range(4)]
   assert losses[-1] < losses[0]

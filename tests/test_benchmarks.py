@@ -1,19 +1,35 @@
-"""Tests of what benchmarks count, and that they run."""
+"""Tests of the benchmarks: counts, commands, and that they run."""
 
+import importlib
 import json
 from pathlib import Path
+import shlex
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import PIL.Image
 import pytest
 
-from benchmarks import operations
+from benchmarks import clevr_renderer as renderer_benchmark
+from benchmarks import matching, operations
 import configs
+from slot_attention import command
+from slot_attention.data import clevr_scenes
 from slot_attention.models import convolutions
 
 ROOT = Path(__file__).parents[1]
+RECORDS = {
+  path.stem: json.loads(path.read_text())
+  for path in (ROOT / "results").glob("*.json")
+}
+BENCHMARKS = {
+  name: shlex.split(record["command"])[2:]
+  for name, record in RECORDS.items()
+  if "benchmarks." in record.get("command", "")
+}
 
 
 def count(function, *arguments):
@@ -28,7 +44,7 @@ def test_operations_of_layers_counted_by_hand():
   for layer, pixels in (
     (convolutions.Conv(4, (5, 5)), 8 * 8),
     (convolutions.Conv(4, (5, 5), (2, 2)), 4 * 4),
-    # As many as the convolution that it transposes.
+    # It has as many operations as the convolution that it transposes.
     (convolutions.ConvTranspose(4, (5, 5), (2, 2)), 8 * 8),
   ):
     variables = layer.init(jax.random.key(0), images)
@@ -39,11 +55,11 @@ def test_operations_of_layers_counted_by_hand():
       return layer.apply(variables, images).sum()
 
     gradient = jax.value_and_grad(loss, argnums=(0, 1))
-    # One more for the kernel, one more for the images.
+    # The gradients of kernel and images have as many operations each.
     assert count(gradient, variables, images) == 3 * forward
 
 
-def test_operations_in_loops_count_as_often_as_they_are_done():
+def test_operations_in_loops_count_once_per_iteration():
   def loop(x):
     return jax.lax.scan(lambda x, _: (x @ x, None), x, length=6)[0]
 
@@ -56,9 +72,110 @@ def test_operations_grow_with_the_batch():
   for config.batch_size in (2, 4, 6):
     counts.append(operations.count_operations(config))
   once, twice, thrice = counts
-  # Position and unit vectors are convolved once for all.
+  # The convolutions of position and unit vectors do not depend on the batch.
   assert once < twice < 2 * once
   assert thrice - twice == twice - once
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_recorded_commands_have_valid_flags(name):
+  module, *arguments = BENCHMARKS[name]
+  flags = importlib.import_module(module).parse_flags(arguments)
+  assert (flags.output or "").removesuffix(".json") in (f"results/{name}", "")
+
+
+def test_the_record_of_the_renderer_names_its_reference():
+  measured = "mean_error" in RECORDS["clevr_renderer"]
+  flags = renderer_benchmark.parse_flags(BENCHMARKS["clevr_renderer"][1:])
+  assert measured == bool(flags.reference)
+
+
+@pytest.mark.parametrize(
+  "name", ["clevr_renderer", "costs", "feeding", "matching", "steps"]
+)
+def test_unknown_flags_are_refused(name):
+  main = importlib.import_module(f"benchmarks.{name}").main
+  with pytest.raises(command.UsageError, match="Unknown.* flag 'output_file'"):
+    main(["--output_file=x"])
+
+
+@pytest.mark.parametrize("name", ["costs", "feeding"])
+def test_a_config_must_be_given(name):
+  main = importlib.import_module(f"benchmarks.{name}").main
+  with pytest.raises(command.UsageError, match="give --config"):
+    main([])
+
+
+def test_contenders_that_do_not_exist_are_named():
+  main = importlib.import_module("benchmarks.steps").main
+  with pytest.raises(command.UsageError, match="tensor is not one of jax, "):
+    main(["--contenders=jax,tensor"])
+
+
+def test_a_reference_is_compared_with_what_is_drawn(tmp_path, monkeypatch):
+  scenes = clevr_scenes.sample(range(2), seed=0, min_objects=3, max_objects=4)
+  described = clevr_scenes.annotations(scenes)
+  rng = np.random.default_rng(0)
+  for n, description in enumerate(described):
+    description["image_filename"] = f"image_{n}.png"
+    description["mask_filename"] = f"mask_{n}.png"
+    lamps = ("Lamp_Key", "Lamp_Fill", "Lamp_Back")
+    description["camera_and_lamps"] = {
+      "Camera": scenes.camera[n].tolist(),
+      **{name: xyz.tolist() for name, xyz in zip(lamps, scenes.lamps[n])},
+    }
+    # The photographs are noise, and the masks have no object.
+    noise = rng.integers(0, 256, (240, 320, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(tmp_path / f"image_{n}.png")
+    nothing = np.zeros((240, 320), np.uint8)
+    PIL.Image.fromarray(nothing).save(tmp_path / f"mask_{n}.png")
+  (tmp_path / "scenes.json").write_text(json.dumps({"scenes": described}))
+  read, images, masks, _ = renderer_benchmark.read_reference(tmp_path, 2)
+  for field in ("coords", "rotations", "num_objects", "camera", "lamps"):
+    np.testing.assert_allclose(
+      getattr(read, field), getattr(scenes, field), rtol=1e-6, err_msg=field
+    )
+  jax.tree.map(np.testing.assert_array_equal, read.classes, scenes.classes)
+  assert images.shape == (2, 240, 320, 3) and masks.shape == (2, 240, 320)
+
+  output = tmp_path / "measured"
+  arguments = [
+    f"--reference={tmp_path}", f"--output={output}", "--num_scenes=2",
+    "--num_chunks=0", "--samples=1",
+  ]  # fmt: skip
+  monkeypatch.setattr(sys, "argv", ["", *arguments])
+  renderer_benchmark.main(arguments)
+  record = json.loads(output.with_suffix(".json").read_text())
+  assert f"--reference={tmp_path}" in record["command"]
+  assert record["num_scenes"] == 2
+  assert record["mean_error"] > 30
+  assert record["mask_iou"] == 0
+  assert 0 < record["mask_agreement"] < 1
+  assert output.with_suffix(".png").exists()
+
+
+def test_mask_iou_of_equal_and_of_shifted_masks():
+  masks = np.zeros((1, 4, 6), int)
+  masks[0, :, :2], masks[0, :, 4:] = 1, 2
+  np.testing.assert_array_equal(
+    renderer_benchmark.mask_iou(masks, masks), [1, 1]
+  )
+  shifted = np.roll(masks, 1, axis=2)
+  np.testing.assert_allclose(
+    renderer_benchmark.mask_iou(masks, shifted), [1 / 3, 1 / 3]
+  )
+
+
+def test_the_benchmark_of_the_matching_runs(tmp_path, capsys, monkeypatch):
+  arguments = [
+    "--batch_size=3", "--num_objects=4", "--rounds=1",
+    f"--output={tmp_path / 'measured.json'}",
+  ]  # fmt: skip
+  monkeypatch.setattr(sys, "argv", ["", *arguments])
+  matching.main(arguments)
+  assert "3 sets of 4" in capsys.readouterr().out
+  record = json.loads((tmp_path / "measured.json").read_text())
+  assert {"optax", "subsets"} < set(record["median_seconds"])
 
 
 @pytest.mark.slow
@@ -75,7 +192,7 @@ def test_the_benchmarks_of_steps_run(tmp_path):
     ],
     [
       "benchmarks.costs",
-      "--config=configs/smoke.py:tetrominoes_object_discovery",
+      "--config=smoke:tetrominoes_object_discovery",
     ],
   ):
     subprocess.run(
@@ -85,3 +202,19 @@ def test_the_benchmarks_of_steps_run(tmp_path):
     assert arguments[0] in record["command"]
     table = (tmp_path / "measured.md").read_text()
     assert "| jax | training |" in table or "| remat in chunks of 8 |" in table
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_feeding_runs(tmp_path):
+  arguments = [
+    "--config=smoke:quickstart", f"--config.data.data_dir={tmp_path}",
+    "--steps=4", "--rounds=1", f"--output={tmp_path / 'measured'}",
+  ]  # fmt: skip
+  subprocess.run(
+    [sys.executable, "-m", "benchmarks.feeding", *arguments],
+    cwd=ROOT,
+    check=True,
+  )
+  record = json.loads((tmp_path / "measured.json").read_text())
+  assert len(record["seconds_per_batch"]) == 5
+  assert min(record["seconds_per_batch"].values()) > 0
