@@ -1,4 +1,4 @@
-"""Four CPU devices, cheap compilation, and no silent broadcasting of ranks."""
+"""Sets up four CPU devices, fast compilation, and errors on rank promotion."""
 
 import atexit
 import ctypes
@@ -13,8 +13,8 @@ os.environ["XLA_FLAGS"] = (
   + " --xla_force_host_platform_device_count=4"
   + " --xla_backend_optimization_level=0"
 )
-# The same small models are trained over and over, here and by the processes
-# that tests start: all of them share what is compiled.
+# Many tests, and processes that they start, train the same small models. This
+# cache lets them share the compiled functions.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
   atexit.register(

@@ -108,7 +108,7 @@ def assert_equal_trees(a, b):
 
 
 def sets_of_objects(chunk, *, seed):
-  """A chunk of random images with random sets of up to five objects."""
+  """Makes a chunk of random images with random sets of up to five objects."""
   rng = np.random.default_rng([seed, chunk])
   _, targets = random_sets(rng, 24, 5, 5, 0.0)
   return {
@@ -138,12 +138,12 @@ def final_state(workdir, step):
 
 
 def make_run(workdir: Path, name: str, **model: dict) -> Path:
-  """A run of the smoke config of a config, with fresh parameters, at step 3.
+  """Makes a run at step 3, with initial parameters and a smoke config.
 
   Args:
-    workdir: of the run; its data lies beside it.
-    name: of the config.
-    **model: sections of config.model, with fields to change.
+    workdir: folder of the run. The folder of its data is beside it.
+    name: name of the config that smoke makes small.
+    **model: sections of config.model, with the fields to change.
   """
   config = configs.load(f"smoke:{name}")
   config.data.data_dir = str(workdir.parent / "data")

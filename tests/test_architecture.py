@@ -1,4 +1,4 @@
-"""Tests of the house: which room imports which, and how large a module is."""
+"""Tests of the architecture: imports between modules, and their sizes."""
 
 import ast
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# From left to right; a module may import what stands further right, and in its
-# own place, but never what stands further left.
+# A module may import modules of its own place and of later ones, but never of
+# earlier ones.
 PLACES = (
   {"main", "predict", "convert"},
   {"paper"},
@@ -19,7 +19,7 @@ PLACES = (
   {"parallel", "progress", "command"},
   {"checks"},
 )
-# The rooms of the place that has several import each other in this order.
+# In the place with these rooms, a room may import only later ones of the list.
 DATA_TO_METRICS = ("data", "visualization", "plots", "losses", "metrics")
 
 MODULES = {
@@ -29,7 +29,7 @@ MODULES = {
 
 
 def imported(name):
-  """The modules of the project that a module imports, wherever it does so."""
+  """Returns the modules of the project that a module imports anywhere."""
   found = set()
   for node in ast.walk(ast.parse(MODULES[name].read_text())):
     if isinstance(node, ast.Import):
@@ -41,7 +41,7 @@ def imported(name):
 
 
 def room(name):
-  """slot_attention.data.store is in the room data."""
+  """Returns the room of a module: slot_attention.data.store is in data."""
   return name.removeprefix("slot_attention.").partition(".")[0]
 
 
@@ -51,7 +51,7 @@ def place(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - {"slot_attention"}))
-def test_no_module_imports_from_right_to_left(name):
+def test_no_module_imports_an_earlier_place(name):
   if name.endswith("__init__"):
     return
   for other in imported(name) - {"slot_attention"}:
@@ -77,7 +77,7 @@ def test_imports_have_no_circle():
   assert len(done) > 40
 
 
-def test_models_know_neither_configs_nor_files():
+def test_models_use_neither_configs_nor_files():
   for name, path in MODULES.items():
     if room(name) == "models":
       for word in ("ml_collections", "pathlib", "open("):

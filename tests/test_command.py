@@ -1,4 +1,4 @@
-"""Tests of the manner that every command has."""
+"""Tests of what all commands have in common."""
 
 import importlib
 import sys
@@ -41,7 +41,7 @@ def test_help_prints_what_a_command_does_and_each_flag(name, capsys):
 
 
 def run(main, monkeypatch, capsys, *arguments):
-  """Exit code and last line of standard error of a command."""
+  """Runs a command; returns exit code and last line of standard error."""
   monkeypatch.setattr(sys, "argv", ["", *arguments])
   monkeypatch.setattr(command.os, "_exit", sys.exit)
   for hook in ("excepthook",):
@@ -111,7 +111,7 @@ def test_a_config_is_given_as_a_name_or_as_a_file(name):
     assert flags.seeds == [3, 1]
 
 
-def test_flags_of_two_commands_do_not_meet():
+def test_flags_of_two_commands_are_independent():
   assert parse("--config=quickstart").config.batch_size == 16
   assert parse().config is None
 

@@ -19,7 +19,7 @@ K, T = 3, 2
 
 
 def layer(name, *kernel, bias=None):
-  """Kernel and bias; transposed kernels end in their inputs."""
+  """Returns shapes of kernel and bias; transposed kernels end in inputs."""
   return {
     f"{name}/kernel": kernel,
     f"{name}/bias": (kernel[-1] if bias is None else bias,),
@@ -73,7 +73,7 @@ OFFICIAL = {
 
 
 def random_variables(task: str) -> dict[str, np.ndarray]:
-  """Values that neither vanish nor explode; no bias is zero."""
+  """Draws values of moderate size, also for biases."""
   rng = np.random.default_rng(0)
   variables = {}
   for name, shape in OFFICIAL[task].items():
@@ -87,7 +87,7 @@ def random_variables(task: str) -> dict[str, np.ndarray]:
 
 
 def track(variables: Mapping[str, np.ndarray]) -> tf.train.Checkpoint:
-  """Objects with those attributes, as a Keras model has them."""
+  """Makes nested objects with the attributes of a Keras model."""
   root = {}
   for name, value in variables.items():
     *path, leaf = name.split("/")
@@ -105,14 +105,14 @@ def track(variables: Mapping[str, np.ndarray]) -> tf.train.Checkpoint:
 
 
 def write(path, variables):
-  """What the official training code saves, its optimiser included."""
+  """Makes a checkpoint as the official code does, with its optimiser."""
   names = {f"{PREFIX}{name}": value for name, value in variables.items()}
   names["global_step"] = np.int64(499_999)
   names["optimizer/beta_1"] = np.float32(0.9)
   track(names).write(str(path))
 
 
-# The official forward, transcribed in float64 NumPy, one image at a time.
+# The forward pass of the official code in float64 NumPy, one image at a time.
 
 
 def dense(v, name, x):
@@ -139,7 +139,7 @@ def layer_norm(v, name, x):
 
 
 def conv(v, name, x, stride):
-  """TensorFlow's "SAME": what cannot be halved is padded at the end."""
+  """Pads as TensorFlow's "SAME", which pads an odd pixel at the end."""
   kernel = v[f"{name}/kernel"]
   size, side = kernel.shape[0], x.shape[0] // stride
   padding = (side - 1) * stride + size - x.shape[0]
@@ -153,7 +153,7 @@ def conv(v, name, x, stride):
 
 
 def conv_transpose(v, name, x, stride):
-  """Every pixel paints the kernel; "SAME" cuts off the border."""
+  """Adds the kernel at every pixel; "SAME" then cuts the border off."""
   kernel = v[f"{name}/kernel"]
   size, side = kernel.shape[0], x.shape[0]
   painted = np.zeros([(side - 1) * stride + size] * 2 + [kernel.shape[2]])
@@ -197,7 +197,7 @@ def slot_attention(v, inputs, slots):
 
 
 def forward(task, v, image, noise):
-  """Predictions [K, 19], or reconstruction [128, 128, 3]."""
+  """Computes predictions [K, 19] or a reconstruction [128, 128, 3]."""
   v = {name: x.astype(np.float64) for name, x in v.items()}
   x = image
   for i, stride in enumerate(
@@ -225,7 +225,7 @@ def forward(task, v, image, noise):
 
 @pytest.fixture(name="converted", params=OFFICIAL, scope="module")
 def _converted(request, tmp_path_factory):
-  """Task, random variables, folder with "ckpt-500" and the "run" made of it."""
+  """Yields task, random variables, and a folder with ckpt-500 and its run."""
   folder = tmp_path_factory.mktemp("convert")
   variables = random_variables(request.param)
   write(folder / "ckpt-500", variables)
@@ -253,11 +253,11 @@ def test_a_converted_checkpoint_computes_what_the_official_code_computes(
   )
   name = "predictions" if task == "set_prediction" else "recon_combined"
   expected = forward(task, variables, image, noise)
-  assert expected.std() > 0.1  # Not vacuous.
+  assert expected.std() > 0.1  # The test is not vacuous.
   np.testing.assert_allclose(outputs[name][0], expected, atol=1e-4)
 
 
-def test_the_files_and_the_folder_of_a_checkpoint_stand_for_it(tmp_path):
+def test_a_checkpoint_is_named_by_its_files_or_its_folder(tmp_path):
   for step in (60, 500):
     for ending in ("index", "data-00000-of-00001"):
       (tmp_path / f"ckpt-{step}.{ending}").touch()
@@ -298,7 +298,9 @@ def test_a_converted_run_can_be_trained_on(converted):
   assert not any(x.any() for x in jax.tree.leaves(items["optimizer"]))
 
 
-def test_the_way_back_restores_every_variable_of_the_official_model(converted):
+def test_converting_back_restores_every_variable_of_the_official_model(
+  converted,
+):
   _, variables, folder = converted
   convert.main([f"--from={folder}/run", f"--to={folder}/back"])
   official = track(

@@ -1,4 +1,4 @@
-"""Tests of the README and the docs: their examples run as they stand."""
+"""Tests of the README and the docs: examples, links, and names."""
 
 import importlib.util
 from pathlib import Path
@@ -30,7 +30,7 @@ VALUE = re.compile(r"^(\S.*\.shape)  # (\([\d, ]+\))", re.M)
 
 
 def in_pages(pattern):
-  """What matches a pattern, as pairs of page and match, in all pages."""
+  """Returns all matches of a pattern, as pairs of page and match."""
   return [
     (name, match)
     for name, text in PAGES.items()
@@ -41,7 +41,7 @@ def in_pages(pattern):
 @pytest.mark.parametrize("page, number, example", EXAMPLES)
 def test_an_example_runs_as_it_stands(page, number, example):
   names = {}
-  with jax.numpy_rank_promotion("allow"):  # As for a user.
+  with jax.numpy_rank_promotion("allow"):  # The default, as for a user.
     exec(compile(example, f"{page}, example {number}", "exec"), names)
   for expression, value in VALUE.findall(example):
     assert eval(expression, names) == eval(value), expression

@@ -50,7 +50,7 @@ def smoke(name, tmp_path):
 
 
 def check_error(stderr, *words):
-  """One line, without a traceback."""
+  """Checks that the error is one line, without a traceback."""
   (line,) = [x for x in stderr.splitlines() if x.startswith("error: ")]
   assert "Traceback" not in stderr
   for word in words:
@@ -106,7 +106,7 @@ for name in ("tensorflow", "tensorflow_datasets", "tensorboard"):
 
 
 def write_genuine(path):
-  """The ten genuine Tetrominoes, as the original file holds them."""
+  """Writes the ten genuine Tetrominoes in the format of the original file."""
   drawn = tetrominoes.render(GENUINE)
   masks = 255 * np.eye(4, dtype=np.uint8)[drawn["segments"]]
   floats = {
@@ -123,7 +123,7 @@ def write_genuine(path):
         "image": drawn["images"][i],
         "mask": np.moveaxis(masks[i], -1, 0),
         **{
-          # The background comes first.
+          # The background is the first entity.
           name: np.concatenate([np.zeros_like(x[i, :1]), x[i]]).astype("f4")
           for name, x in floats.items()
         },
@@ -135,7 +135,7 @@ def write_genuine(path):
 
 
 def test_genuine_records_through_the_command_line(tmp_path):
-  """The same command on the original's data, one override away."""
+  """One flag makes the same command read the original data."""
   records = write_genuine(tmp_path / "tetrominoes.tfrecords")
   stdout, _ = run(
     *smoke("tetrominoes_object_discovery", tmp_path),

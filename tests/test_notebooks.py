@@ -1,4 +1,4 @@
-"""Tests of the notebooks: each runs from top to bottom as it stands."""
+"""Tests of the notebooks: each runs from top to bottom."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_a_notebook_runs_from_top_to_bottom(name, monkeypatch):
   weights = NOTEBOOKS[name]
   if weights not in pretrained.names():
     pytest.skip(f"the weights {weights} are not shipped yet")
-  # As for a user: one device, and compiled as usual.
+  # As for a user, there is one device, and compilation is as usual.
   monkeypatch.setenv("XLA_FLAGS", "")
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   stored = read(name)
@@ -53,7 +53,7 @@ def test_a_notebook_runs_from_top_to_bottom(name, monkeypatch):
     kernel_name="python3",
     resources={"metadata": {"path": str(ROOT)}},
   ).execute()
-  # What is stored for those who only look is what it does.
+  # The stored notebook has as many pictures as the executed one.
   assert num_pictures(stored) == num_pictures(executed) >= 3
   assert not [x for x in outputs(stored) if x.output_type == "error"]
 

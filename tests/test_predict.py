@@ -1,4 +1,4 @@
-"""Tests of the inference on one's own images."""
+"""Tests of predictions for images of the user."""
 
 import json
 
@@ -28,7 +28,7 @@ def _small_clevr(tmp_path_factory):
 
 
 def test_the_quickstart_segments_enlarged_images_of_any_size(tmp_path):
-  """Its own examples, each pixel made 7 x 5, as files of two formats."""
+  """The images are its examples with pixels of 7 x 5, in two formats."""
   examples = pretrained.load_examples("quickstart")
   paths = [
     save(tmp_path / name, image.repeat(7, 0).repeat(5, 1))
@@ -43,7 +43,7 @@ def test_the_quickstart_segments_enlarged_images_of_any_size(tmp_path):
     assert segments.shape == (7 * 16, 5 * 16) and segments.min() >= 1
     true = examples["segments"][i].repeat(7, 0).repeat(5, 1)
     winners = []
-    for thing in (1, 2, 3):  # One slot holds most of each object.
+    for thing in (1, 2, 3):  # Most of each object is in one slot.
       counts = np.bincount(segments[true == thing])
       assert counts.max() > 0.7 * counts.sum()
       winners.append(counts.argmax())
@@ -83,7 +83,7 @@ def test_set_prediction_describes_the_objects_of_an_image(
     assert outputs["attn"].shape[::2] == (2, 4)
 
 
-def test_predictions_are_put_into_words_and_scene_units():
+def test_predictions_are_described_by_words_and_scene_units():
   thing = np.zeros((1, 19), np.float32)
   thing[0, :3] = (0.5, 1, 0)
   thing[0, [4, 5, 8, 17, 18]] = 0.9  # large rubber sphere cyan
@@ -104,10 +104,10 @@ def test_images_are_framed_as_those_of_the_training():
   batch = predict.frame(config, [image])
   expected = clevr.frame(image[None], crop=True, image_size=128)
   np.testing.assert_array_equal(batch["images"], expected)
-  # At twice the size it is the same part.
+  # In an image of twice the size, the crop is the same part.
   rows, columns = predict.crop(config, 480, 640)
   assert (rows, columns) == (slice(58, 442), slice(128, 512))
-  # What is cut off belongs to no slot.
+  # Pixels outside the crop belong to no slot.
   masks = np.zeros((5, 128, 128, 1))
   masks[2] = 1
   segments = predict.segment(config, masks, 240, 320)
@@ -135,7 +135,7 @@ def test_images_are_read_in_any_mode_and_upright(tmp_path):
     np.testing.assert_array_equal(read, pixels)
   turned = PIL.Image.fromarray(np.rot90(pixels))
   exif = turned.getexif()
-  exif[0x0112] = 6  # To be turned by 90 degrees clockwise.
+  exif[0x0112] = 6  # The orientation: rotate by 90 degrees clockwise.
   turned.save(tmp_path / "turned.png", exif=exif)
   np.testing.assert_array_equal(
     predict.read_image(tmp_path / "turned.png"), pixels

@@ -22,7 +22,7 @@ ORIGIN = {
 def test_the_config_of_shipped_weights_trains_without_newer_fields(
   name, tmp_path
 ):
-  """Whatever fields are added later: they have defaults, which are left out."""
+  """Fields that are added later have defaults, so old configs lack them."""
   config = json.loads((pretrained.WEIGHTS / name / "config.json").read_text())
   for section in config["model"].values():
     for field in ("temperature", "remat_chunk_size", "use_position_embedding"):
@@ -72,7 +72,7 @@ def test_the_quickstart_scores_what_its_card_says():
   run = pretrained.load("quickstart")
   card = pretrained.load_card("quickstart")
   data = card["data"]
-  # The examples right after those of the training, drawn anew.
+  # The examples after the training examples are drawn again.
   first = data["num_train"] // tetrominoes.CHUNK_SIZE
   assert first * tetrominoes.CHUNK_SIZE == data["num_train"]
   drawn = tetrominoes.generate(first, **data["procedural"])
@@ -129,7 +129,7 @@ def test_what_is_exported_is_evaluated_and_loaded(
   of_card = card["evaluation"]["metrics"]
   if dtype == "float32":
     assert of_run == pytest.approx(of_card)
-  else:  # The card is about what was stored.
+  else:  # The card is about the stored parameters.
     assert of_run["loss"] != of_card["loss"]
 
 

@@ -9,7 +9,7 @@ from slot_attention import tasks
 from slot_attention.data import loading
 
 
-def test_in_bfloat16_convolutions_are_and_the_rest_is_not(config):
+def test_only_encoder_and_decoder_compute_in_bfloat16(config):
   images = loading.load(config.data).splits["train"].take(np.arange(4))
   batch = tasks.normalize({**images, "example_ids": jnp.arange(4)})
 
@@ -40,7 +40,7 @@ def test_in_bfloat16_convolutions_are_and_the_rest_is_not(config):
   assert loss32 == pytest.approx(loss16, rel=0.01)
 
 
-def test_a_task_needs_no_example_ids_where_the_slots_are_given(config):
+def test_a_task_needs_no_example_ids_if_the_slots_are_given(config):
   task = tasks.make_task(config)
   params = task.init(jax.random.key(0), (12, 12, 3))
   images = jnp.zeros((2, 12, 12, 3))

@@ -1,7 +1,8 @@
-"""Tests of the one door.
+"""Tests of the checks of a whole config.
 
-Random changes of a config run, or end in one message that names the field:
-never in an error of JAX, Flax or NumPy, which would not say what to change.
+A config with a random change either runs or raises an error that names the
+field. It never ends in an error of JAX, Flax or NumPy, which would not say what
+to change.
 """
 
 import math
@@ -39,7 +40,7 @@ def small_config(data_dir):
 
 
 def places(tree, prefix=()):
-  """Paths of all sections and fields."""
+  """Yields the paths of all sections and fields."""
   for name, value in tree.items():
     yield (*prefix, name)
     if isinstance(value, dict):
@@ -59,7 +60,7 @@ def change(tree, path, action, value):
 
 
 def all_changes():
-  """Deletes or renames each field once in a while, else sets it to a value."""
+  """Yields random changes: mostly new values, sometimes deleted fields."""
   rng = np.random.default_rng(0)
   paths = list(places(small_config("")))
   for _ in range(NUM_CHANGES):
@@ -72,7 +73,7 @@ def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
   tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
-  # None of these depends on what is changed, but for the data and the batch.
+  # These take long, and only their data and batch size depend on the config.
   monkeypatch.setattr(
     evaluate, "make_evaluator", lambda *_, **__: lambda params: {"loss": 0.0}
   )
@@ -90,7 +91,7 @@ def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
     try:
       validation.checked(config, num_devices=4)
     except ValueError as error:
-      # Where images do not fit the decoder, it is not known which is meant.
+      # If images and decoder do not fit, either of them may be wrong.
       named = any(name in str(error) for name in (path[-1], "images of"))
       outcomes["is refused" if named else "fails"].append(f"{what}: {error}")
       continue
@@ -99,10 +100,10 @@ def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
       continue
     try:
       train.train(config, tmp_path / str(i))
-    except FloatingPointError:  # A value that is too large, not a wrong one.
+    except FloatingPointError:  # The value is valid, but too large.
       outcomes["runs"].append(what)
     except Exception as error:
-      # Only the data itself tells how many images have few enough objects.
+      # Only the data shows how many images have few enough objects.
       known = "examples only" in str(error) or "leaves nothing" in str(error)
       outcomes["runs" if known else "fails"].append(f"{what}: {error!r}")
     else:

@@ -90,7 +90,7 @@ def test_every_procedural_data_set_has_a_version_and_a_digest():
 
 
 @pytest.mark.parametrize("name", FIRST_CHUNKS)
-def test_who_changes_a_generator_raises_its_version(name):
+def test_a_changed_generator_has_a_new_version(name):
   data_set = datasets.DATA_SETS[name]
   drawn = data_set.generate(0, seed=0, **data_set.fixed)
   version = data_set.generator_version
@@ -101,7 +101,7 @@ def test_who_changes_a_generator_raises_its_version(name):
 
 
 @pytest.mark.parametrize("name", FIRST_SCENES)
-def test_who_changes_the_renderer_raises_its_version(name, monkeypatch):
+def test_a_changed_renderer_has_a_new_version(name, monkeypatch):
   monkeypatch.setattr(clevr_scenes, "CHUNK_SIZE", 4)
   data_set = datasets.DATA_SETS[name]
   options = {**data_set.preprocessing, "image_size": 24, "samples": 1}
@@ -109,12 +109,12 @@ def test_who_changes_the_renderer_raises_its_version(name, monkeypatch):
   version, digest, means = FIRST_SCENES[name]
   assert version == data_set.generator_version
   assert digest_of({"targets": drawn["targets"]}) == digest
-  # Another processor may round otherwise.
+  # Rounding may differ between processors.
   here = drawn["images"].mean((1, 2, 3))
   np.testing.assert_allclose(here, means, atol=0.3)
 
 
-def test_a_raised_version_prepares_the_data_again(tmp_path, monkeypatch):
+def test_data_of_another_version_is_prepared_again(tmp_path, monkeypatch):
   data = section(tmp_path)
   first = loading.prepare(data)
   assert loading.prepare(data) == first

@@ -1,4 +1,4 @@
-"""Tests of the way from a config's data section to an opened data set."""
+"""Tests of opening the data set that a config describes."""
 
 import sys
 
@@ -9,7 +9,7 @@ from slot_attention.data import datasets, loading, multi_object_records
 
 
 def section(data_dir, **fields):
-  """A config's data section."""
+  """Makes the data section of a config."""
   return {
     "name": "tetrominoes",
     "source": "procedural",
@@ -34,7 +34,7 @@ def folders(data_dir):
   return sorted(path.name for path in data_dir.iterdir())
 
 
-def test_data_is_prepared_once_and_each_description_apart(tmp_path):
+def test_every_description_of_data_is_prepared_once(tmp_path):
   data = loading.load(section(tmp_path))
   assert everything(data.splits["train"])["images"].shape == (20, 20, 20, 3)
   assert everything(data.splits["eval"])["segments"].shape == (6, 20, 20)
@@ -48,7 +48,7 @@ def test_data_is_prepared_once_and_each_description_apart(tmp_path):
   assert len(folders(tmp_path)) == 2
 
 
-def test_a_larger_set_serves_as_well_and_gives_the_same_examples(tmp_path):
+def test_a_larger_set_is_used_and_has_the_same_examples(tmp_path):
   small = loading.load(section(tmp_path / "small"))
   loading.load(section(tmp_path / "large", num_examples=1_200))
   large = loading.load(section(tmp_path / "large"))
@@ -97,13 +97,13 @@ def test_images_with_more_objects_are_left_out_of_both_splits(
   )
   splits = loading.load(data).splits
   few = np.flatnonzero(num_objects <= 6)
-  assert 20 < np.count_nonzero(few < 60) < 40  # Not vacuous.
+  assert 20 < np.count_nonzero(few < 60) < 40  # The test is not vacuous.
   train, evaluation = everything(splits["train"]), everything(splits["eval"])
   np.testing.assert_array_equal(train["images"][:, 0, 0, 0], few[few < 60])
   np.testing.assert_array_equal(
     evaluation["images"][:, 0, 0, 0], few[few >= 60][:15]
   )
-  # The padding that no image needs is gone, and no object with it.
+  # Rows of targets that are padding in all images are removed.
   assert train["targets"].shape[1:] == (6, 19)
   np.testing.assert_array_equal(
     train["targets"][..., -1].sum(1), num_objects[few[few < 60]]

@@ -54,7 +54,7 @@ def test_set_prediction_has_its_table_and_attention(tmp_path):
 
 
 def texts_of(monkeypatch, draw):
-  """The texts of each figure that `draw` makes, in their order."""
+  """Returns the texts of each figure that `draw` makes, in order."""
   drawn = []
   new_figure = plots.new_figure
 

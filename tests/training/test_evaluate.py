@@ -54,7 +54,7 @@ def test_every_evaluation_has_a_folder_and_says_what_it_evaluated(
   assert (first["num_slots"], first["num_iterations"]) == (4, 2)
   assert first["changed"] == {}
   config.model.slot_attention.num_slots = 6
-  config.eval_batch_size = 8  # Changes no number.
+  config.eval_batch_size = 8  # It does not affect the results.
   evaluate.evaluate_run(config, tmp_path)
   name = "eval_tetrominoes_procedural,slot_attention.num_slots=6"
   assert metrics_of(name)["changed"] == {"model.slot_attention.num_slots": 6}
@@ -63,7 +63,7 @@ def test_every_evaluation_has_a_folder_and_says_what_it_evaluated(
   assert (tmp_path / name / "slots.png").exists()
   assert metrics_of("eval_tetrominoes_procedural") == first
 
-  # Of many changes the folder has a short name, another for each of them.
+  # Many changes give a short name, which differs for other changes.
   for seed in (1, 2):
     config.data.procedural = ConfigDict(
       {"seed": seed, "num_objects": 2, "image_size": 12, "block_size": 1,

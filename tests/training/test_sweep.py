@@ -47,7 +47,7 @@ def test_a_sweep_covers_iterations_objects_and_slots(
   printed = capsys.readouterr().out
   assert f"{rows[0]['loss']:.4f}" in printed and "num_iterations" in printed
 
-  # Where all images have as many objects, only the iterations are a curve.
+  # If all images have the same number of objects, only T has a curve.
   same = np.flatnonzero(counts == numbers[0])
   monkeypatch.setattr(
     sweep.evaluate, "load", lambda *args, load=evaluate.load: only(load(*args))
