@@ -9,7 +9,8 @@ RESULTS/NAME_SCALE.json, .csv, .md and .png with the mean and the standard
 deviation over the seeds and the paper's numbers. Finished runs are not
 repeated, and interrupted runs continue. Several processes with the same command
 share the runs. With --finished, the command trains nothing and uses the runs
-that are finished.
+that are finished. At the paper's scale, it first measures how long the training
+takes on this machine, prints that, and only trains with --yes.
 
 At the end it writes RESULTS/README.md, which lists all measurements of the
 paper and all others in RESULTS. With --page, it does only this.
@@ -34,39 +35,24 @@ from typing import Any
 
 from absl import logging
 import jax
-from ml_collections import ConfigDict
 import numpy as np
 
-import configs
 from slot_attention import command
-from slot_attention.paper import page, tables
+from slot_attention.paper import page, plan, tables
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.provenance import provenance
 from slot_attention.paper.rows import (
+  FINISHED,
   SCALES,
-  Row,
   changed,
   changed_values,
   config_name,
+  jobs_of,
   rows_at,
-  value_of,
 )
 from slot_attention.training import evaluate, sweep, train
 
 _NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
-
-
-def run_directory(row: Row, config: ConfigDict, scale: str, seed: int) -> Path:
-  """Returns the folder of a run, below that of all runs.
-
-  Equal runs of different experiments have the same folder.
-  """
-  values = (
-    f"{field.rpartition('.')[-1]}={value_of(config, field)}"
-    for field in sorted(row.changes)
-  )
-  name = config_name(row.config, scale).replace(":", "_")
-  return Path(scale, name, ",".join(values) or "default", str(seed))
 
 
 def reproduce(
@@ -101,27 +87,23 @@ def reproduce(
   rows = rows_at(experiment, scale)
   if not rows:
     raise ValueError(f"nothing of {name} exists at --scale={scale}")
-  jobs = [(row, seed) for seed in seeds for row in rows]
+  jobs = jobs_of(experiment, scale, seeds)
   measured, origins = {}, {}
   # The first pass takes the runs on which no other process works. The second
   # pass waits for the others.
   for wait in (False, True):
-    for i, (row, seed) in enumerate(jobs):
-      if (row.label, row.config, seed) in measured:
+    for i, job in enumerate(jobs):
+      key = job.row.label, job.row.config, job.seed
+      workdir = runs / job.directory
+      is_finished = (workdir / FINISHED).exists()
+      if key in measured or (only_finished and not is_finished):
         continue
-      config = changed(
-        configs.load(config_name(row.config, scale)),
-        {**row.changes, "seed": seed, "data.data_dir": data_dir},
-      )
-      workdir = runs / run_directory(row, config, scale, seed)
-      if only_finished and not (workdir / "trained.json").exists():
-        continue
+      config = changed(job.config, {"data.data_dir": data_dir})
       with _lock(workdir, wait) as locked:
         if locked:
           logging.info("Run %d of %d: %s", i + 1, len(jobs), workdir)
-          key = row.label, row.config, seed
           measured[key], origins[key] = _measure(
-            name, experiment, row, config, workdir
+            name, experiment, job.row, config, workdir
           )
   if not measured:
     raise ValueError(f"no run of {name} at --scale={scale} is finished")
@@ -192,7 +174,7 @@ def _measure(name, experiment, row, config, workdir):
     The metrics or the rows of the sweep, None if the training diverged; and the
     provenance of the run.
   """
-  trained = workdir / "trained.json"
+  trained = workdir / FINISHED
   if not trained.exists():
     start = time.monotonic()
     try:
@@ -225,26 +207,18 @@ def _measure(name, experiment, row, config, workdir):
 def _list(runs: Path, scale: str, seeds: Sequence[int]) -> None:
   """Prints finished and missing runs and the mean time of a run."""
   for name, experiment in EXPERIMENTS.items():
-    rows = rows_at(experiment, scale)
-    done = missing = 0
-    seconds = []
-    for row in rows:
-      config = changed(
-        configs.load(config_name(row.config, scale)), row.changes
-      )
-      for seed in seeds:
-        trained = (
-          runs / run_directory(row, config, scale, seed) / "trained.json"
-        )
-        if trained.exists():
-          done += 1
-          seconds.append(json.loads(trained.read_text())["seconds"])
-        else:
-          missing += 1
+    jobs = jobs_of(experiment, scale, seeds)
+    finished = [runs / job.directory / FINISHED for job in jobs]
+    seconds = [
+      json.loads(path.read_text())["seconds"]
+      for path in finished
+      if path.exists()
+    ]
     took = f", {np.mean(seconds):.0f} s a run" if seconds else ""
     print(
-      f"{name:<15} {done} runs done, {missing} missing{took}:"
-      f" {experiment.title}" + ("" if rows else f" (not at --scale={scale})")
+      f"{name:<15} {len(seconds)} runs done, {len(jobs) - len(seconds)}"
+      f" missing{took}: {experiment.title}"
+      + ("" if jobs else f" (not at --scale={scale})")
     )
 
 
@@ -258,6 +232,11 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_choice("scale", "paper", SCALES, "Scale of the runs, see above.")
   flags.define_integers("seeds", None, "Seeds. Default: see the scales above.")
   flags.define_bool("finished", False, "Train nothing; use finished runs.")
+  flags.define_bool(
+    "yes",
+    False,
+    "Train at the paper's scale. Without it, only what that takes is printed.",
+  )
   flags.define_string("runs", "runs/reproduce", "Folder of all runs.")
   flags.define_string("results", "results", "Folder of the results.")
   flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
@@ -277,11 +256,18 @@ def main(arguments: Sequence[str]) -> None:
   if flags.scale == "small":
     cores = len(os.sched_getaffinity(0))
     jax.config.update("jax_num_cpu_devices", min(2, cores))
+  runs = Path(flags.runs)
+  if flags.scale == "paper" and not (flags.yes or flags.finished):
+    missing = plan.missing_jobs(EXPERIMENTS[names[0]], "paper", seeds, runs)
+    if missing:
+      print(plan.describe(missing))
+      print("Nothing is trained yet: add --yes.")
+      return
   reproduce(
     names[0],
     scale=flags.scale,
     seeds=seeds,
-    runs=Path(flags.runs),
+    runs=runs,
     results=results,
     data_dir=flags.data_dir,
     only_finished=flags.finished,

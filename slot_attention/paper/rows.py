@@ -4,9 +4,10 @@ A row is one model that is trained with several seeds. `experiments` lists the
 rows of the paper, and `reproduce` trains them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -19,6 +20,9 @@ CLEVR6 = "clevr6_object_discovery"
 GRAYSCALE = "clevr6_grayscale_object_discovery"
 CLEVR10_SETS = "clevr_set_prediction"
 CLEVR6_SETS = "clevr6_set_prediction"
+
+# The file in the folder of a run that says that its training is finished.
+FINISHED = "trained.json"
 
 SCALES = ("smoke", "small", "paper")
 # The configs that replace those of the paper at the small scale.
@@ -133,3 +137,40 @@ def value_of(config: ConfigDict, field: str) -> Any:
   for part in field.split("."):
     config = config[part]
   return config
+
+
+class Job(NamedTuple):
+  """One training of a row, with one seed.
+
+  Attributes:
+    row: the row.
+    seed: the seed.
+    config: the config of the run.
+    directory: folder of the run, below that of all runs. Equal runs of
+      different experiments have the same folder.
+  """
+
+  row: Row
+  seed: int
+  config: ConfigDict
+  directory: Path
+
+
+def jobs_of(
+  experiment: Experiment, scale: str, seeds: Sequence[int]
+) -> list[Job]:
+  """Returns the jobs of an experiment: all rows with the first seed first."""
+  jobs = []
+  for seed in seeds:
+    for row in rows_at(experiment, scale):
+      name = config_name(row.config, scale)
+      config = changed(configs.load(name), {**row.changes, "seed": seed})
+      changes = ",".join(
+        f"{field.rpartition('.')[-1]}={value_of(config, field)}"
+        for field in sorted(row.changes)
+      )
+      directory = Path(
+        scale, name.replace(":", "_"), changes or "default", str(seed)
+      )
+      jobs.append(Job(row, seed, config, directory))
+  return jobs

@@ -61,17 +61,8 @@ def test_the_ablations_have_the_variants_of_the_figures():
 @pytest.mark.parametrize("scale", ["small", "paper"])
 def test_the_stripes_compare_different_runs_and_share_the_default(scale):
   def directories(name):
-    return [
-      reproduce.run_directory(
-        row,
-        rows.changed(
-          configs.load(rows.config_name(row.config, scale)), row.changes
-        ),
-        scale,
-        seed=0,
-      )
-      for row in rows.rows_at(EXPERIMENTS[name], scale)
-    ]
+    jobs = rows.jobs_of(EXPERIMENTS[name], scale, seeds=(0,))
+    return [job.directory for job in jobs]
 
   stripes = directories("stripes")
   assert len({*stripes}) == len(stripes)
