@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from slot_attention.data import datasets
-from tests.runs import make_config, sets_of_objects
+from tests.runs import SETS, make_config
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -56,19 +56,7 @@ def _config(data_dir):
 
 @pytest.fixture(name="set_config")
 def _set_config(data_dir, monkeypatch):
-  monkeypatch.setitem(
-    datasets.DATA_SETS,
-    "sets",
-    datasets.DataSet(
-      (12, 12, 3),
-      5,
-      18,
-      24,
-      has_targets=True,
-      generate=sets_of_objects,
-      chunk_size=24,
-    ),
-  )
+  monkeypatch.setitem(datasets.DATA_SETS, "sets", SETS)
   config = make_config(data_dir, "set_prediction")
   config.data.name = "sets"
   config.data.max_objects = 5

@@ -118,6 +118,18 @@ def sets_of_objects(chunk, *, seed):
   }
 
 
+# A data set of random images and sets.
+SETS = datasets.DataSet(
+  (12, 12, 3),
+  5,
+  18,
+  24,
+  has_targets=True,
+  generate=sets_of_objects,
+  chunk_size=24,
+)
+
+
 def use_slot_mlp(config):
   del config.model.slot_attention
   config.model.slot_mlp = ConfigDict(

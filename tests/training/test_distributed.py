@@ -19,21 +19,11 @@ from slot_attention import parallel, tasks
 from slot_attention.data import datasets, loading
 from slot_attention.training import evaluate, train
 from tests.runs import (
+  SETS,
   make_config,
   read_lines,
-  sets_of_objects,
 )
 from tests.test_main import ROOT, check_error, smoke
-
-SETS = datasets.DataSet(
-  (12, 12, 3),
-  5,
-  18,
-  24,
-  has_targets=True,
-  generate=sets_of_objects,
-  chunk_size=24,
-)
 
 
 def free_address():
