@@ -60,7 +60,7 @@ class RecordFormat:
 
   @property
   def mask_shape(self) -> tuple[int, int, int]:
-    """Shape of all masks together, without their last axis of size 1."""
+    """Returns the shape of all masks, without their last axis of size 1."""
     shape = list(self.image_shape[:2])
     shape.insert(self.entity_axis, self.num_entities)
     return tuple(shape)

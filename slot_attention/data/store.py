@@ -69,12 +69,12 @@ class Split:
 
   @property
   def num_objects(self) -> np.ndarray:
-    """Number of objects in each image, int [n], see `count_objects`."""
+    """Returns the numbers of objects, int [n], see `count_objects`."""
     return count_objects(self.arrays)[self.examples]
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """Height, width and channels of the images."""
+    """Returns height, width and channels of the images."""
     height, width, channels = self.arrays["images"].shape[1:]
     return height, width, 1 if self.grayscale else channels
 

@@ -348,7 +348,7 @@ def _fill(x: jax.Array, is_input: jax.Array | None, value: float) -> jax.Array:
 
 
 def soft_k_means(num_slots: int, **fields) -> SlotAttention:
-  """Soft k-means with dot-product scores (appendix B, last paragraph).
+  """Makes soft k-means with dot-product scores (appendix B, last paragraph).
 
   It is `SlotAttention` without GRU, residual MLP, layer norms and projections.
   The inputs must have the size of the slots. `fields` are other fields of

@@ -189,7 +189,7 @@ class SpatialBroadcastDecoder(nn.Module):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """Height, width and channels of the decoded images."""
+    """Returns height, width and channels of the decoded images."""
     height, width = self.broadcast_size
     stride = math.prod(self.strides)
     return height * stride, width * stride, self.channels
@@ -276,7 +276,7 @@ class ObjectDiscovery(nn.Module):
 
     Returns:
       The outputs of `SpatialBroadcastDecoder` and of `SlotAttention` in one
-      dict. The Slot MLP has only "slots" in the place of the latter.
+      dict. Of the latter, the Slot MLP has only "slots".
 
     Raises:
       ValueError: if the images do not have the size that the decoder draws, or

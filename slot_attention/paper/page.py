@@ -100,8 +100,8 @@ files in this folder.
 `python -m slot_attention.paper.reproduce NAME` measures a table or figure, and
 `python -m slot_attention.paper.figures --workdir=RUN` draws the last five. The
 paper's scale has the paper's data, models and steps. The small scale has
-`configs/quickstart.py` and `configs/clevr_set_prediction_small.py` in their
-place; where these cannot stand for them, the table says "none".
+`configs/quickstart.py` and `configs/clevr_set_prediction_small.py` instead. The
+table says "none" if these have no counterpart of a row.
 """
 
 

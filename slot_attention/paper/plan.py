@@ -1,4 +1,4 @@
-"""Says what a table or figure trains, and how long that takes here."""
+"""Lists what a table or figure has to train, and how long that takes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from slot_attention.data import clevr, datasets
 from slot_attention.paper.rows import FINISHED, Experiment, Job, jobs_of
 from slot_attention.training import optimizers, train
 
-# Examples in a measured step, on each device.
+# Number of examples in a measured step, on each device.
 _NUM_EXAMPLES = 4
 # The fields of a config on which the time of a step depends.
 _DECISIVE = ("batch_size", "model", "loss", "data", "compute_dtype")
@@ -23,7 +23,7 @@ _DECISIVE = ("batch_size", "model", "loss", "data", "compute_dtype")
 def missing_jobs(
   experiment: Experiment, scale: str, seeds: Sequence[int], runs: Path
 ) -> list[Job]:
-  """Returns the jobs of an experiment that are not finished, each run once.
+  """Returns the jobs of an experiment that are not finished, without repeats.
 
   Args:
     experiment: the table or figure.
@@ -40,11 +40,11 @@ def missing_jobs(
 
 
 def describe(jobs: Sequence[Job]) -> str:
-  """Measures a step of each config and returns how long the jobs take.
+  """Measures a step of each config and describes how long the jobs take.
 
-  Evaluations, and what has already been trained of a job, are left out.
+  The estimate leaves out evaluations, and it counts unfinished jobs as a whole.
   """
-  seconds = {}  # Of a step, by the fields that decide how long it takes.
+  seconds = {}  # Seconds of a step, by the fields on which they depend.
   lines, total = [], 0.0
   for job in jobs:
     fields = str([job.config[name] for name in _DECISIVE])
@@ -69,8 +69,8 @@ def describe(jobs: Sequence[Job]) -> str:
 def seconds_per_step(config: ConfigDict) -> float:
   """Measures a training step on noise.
 
-  The step has few examples, and its time is scaled to the batch. Where a device
-  computes many examples at once, this is too pessimistic.
+  The step has few examples, and its time is scaled to the batch size. If a
+  device computes many examples in parallel, the result is too pessimistic.
   """
   task = tasks.make_task(config)
   shape = datasets.image_shape(config.data)

@@ -95,7 +95,7 @@ def make_measurer(
 def summarize(
   task: tasks.Task, measured: dict[str, np.ndarray]
 ) -> dict[str, float]:
-  """The metrics of what `make_measurer` has measured of any examples."""
+  """Computes the metrics of examples that `make_measurer` has measured."""
   return _flatten(task.metrics(measured).compute())
 
 
@@ -145,8 +145,8 @@ def make_artist(
 ) -> Callable[[Any], list[Path]]:
   """Makes a function that draws the pictures of a run.
 
-  The PNG files of `task.draw` for the first evaluation examples go to
-  the folder of the evaluation, see `folder_of`. WORKDIR/curves.png shows the
+  The PNG files of `task.draw` for the first evaluation examples go to the
+  folder of the evaluation, see `folder_of`. WORKDIR/curves.png shows the
   metrics over the training steps.
 
   Args:
@@ -240,9 +240,10 @@ def _draw_history(workdir):
 def folder_of(workdir: Path, config: ml_collections.ConfigDict) -> Path:
   """Makes the folder of an evaluation.
 
-  It is WORKDIR/eval_NAME_SOURCE, after the data, and what the config changes in
-  the run's own: eval_clevr_original,slot_attention.num_slots=11. So no two
-  evaluations overwrite each other.
+  It is WORKDIR/eval_NAME_SOURCE, where NAME and SOURCE are those of the data.
+  The fields that differ from the run's config follow, for example
+  eval_clevr_original,slot_attention.num_slots=11. Different evaluations
+  therefore have different folders.
 
   Args:
     workdir: folder of the run.
@@ -263,7 +264,7 @@ def folder_of(workdir: Path, config: ml_collections.ConfigDict) -> Path:
 
 
 def _slots_and_iterations(config):
-  """K, and T where there are iterations, by the names of their fields."""
+  """Returns the fields of K and, if the module has iterations, of T."""
   (section,) = (x for x in config.model.values() if "num_slots" in x)
   return {
     name: section[name]

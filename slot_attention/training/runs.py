@@ -159,9 +159,16 @@ def load(workdir: Path | str) -> Run:
 def changed_fields(
   workdir: Path, config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-  """The values of the fields in which a config differs from a run's own.
+  """Returns the fields in which a config differs from that of a run.
 
-  Fields that do not change the numbers of an evaluation are left out.
+  Fields that do not affect the results of an evaluation are left out.
+
+  Args:
+    workdir: folder of the run.
+    config: the other config.
+
+  Returns:
+    A dict from the dotted names of the fields to their values in `config`.
   """
   differences = _differences(load_config(workdir), config)
   return {

@@ -53,11 +53,11 @@ class MetricWriter:
       self._tensorboard.flush()
 
   def write_speed(self, step: int, batch_size: int) -> None:
-    """Shows in TensorBoard how fast the steps since the last call were.
+    """Writes the speed since the last call for TensorBoard.
 
     Args:
       step: number of updates.
-      batch_size: examples in an update, over all devices.
+      batch_size: number of examples in an update, over all devices.
     """
     now = time.monotonic()
     if self._tensorboard and self._last:
