@@ -1,4 +1,4 @@
-"""Checks of values: every error names the field, the value and the choices."""
+"""Checks values. Every error names the field, the value and the choices."""
 
 from collections.abc import Collection, Mapping, Sequence
 import difflib
@@ -93,6 +93,6 @@ def check_section(
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-  """The end of a message: " (did you mean ...?)", or nothing."""
+  """Returns " (did you mean ...?)" for a similar name, or an empty string."""
   similar = difflib.get_close_matches(name, names, n=1)
   return f" (did you mean {similar[0]}?)" if similar else ""

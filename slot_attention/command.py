@@ -1,4 +1,4 @@
-"""The manner of every command: its flags, its help, its errors, its exit codes.
+"""What all commands share: flags, help, errors and exit codes.
 
 A command is a function of its arguments:
 
@@ -49,15 +49,15 @@ class UsageError(ValueError):
 
 
 class Flags(flags.FlagValues):
-  """The flags of one command, apart from those of every other one."""
+  """The flags of one command, separate from those of other commands."""
 
   def __init__(self, doc: str, arguments: str = ""):
     """Defines the flags that every command has.
 
     Args:
-      doc: what --help prints first: the docstring of the command's file.
-      arguments: what the command takes beside flags, for example "IMAGE...";
-        "" if it takes nothing.
+      doc: the docstring of the command's file, which --help prints first.
+      arguments: the arguments that are no flags, for example "IMAGE..."; "" if
+        the command takes none.
     """
     super().__init__()
     # FlagValues takes every plain attribute for a flag.
@@ -116,7 +116,7 @@ class Flags(flags.FlagValues):
 
   @property
   def config_name(self) -> str:
-    """The short name of --config.
+    """Returns the short name of --config.
 
     configs/quickstart.py is quickstart, configs/smoke.py:x is smoke_x.
     """
@@ -188,7 +188,7 @@ class Flags(flags.FlagValues):
 
 
 class _IntegersParser(flags.ArgumentParser):
-  """NUMBER,NUMBER,... as a list."""
+  """Parses NUMBER,NUMBER,... as a list."""
 
   def parse(self, argument):
     if isinstance(argument, str):
@@ -229,7 +229,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _check_package():
-  """Another project on PyPI, slot-attention, has a package of the same name."""
+  """Raises an ImportError if another package has overwritten this one.
+
+  The package slot-attention on PyPI has the same import name.
+  """
   if not hasattr(slot_attention, "ObjectDiscovery"):
     raise ImportError(
       "the package slot-attention of PyPI, which is another project, has"
@@ -239,7 +242,7 @@ def _check_package():
 
 
 def _with_config_file(arguments):
-  """The arguments, with the file of a config in the place of its name."""
+  """Returns the arguments with the file of a config instead of its name."""
   result = []
   for i, argument in enumerate(arguments):
     if argument.startswith("--config="):
@@ -251,7 +254,7 @@ def _with_config_file(arguments):
 
 
 def _config_file(name):
-  """The file of a config, which may be given as a file or as its name.
+  """Returns the file of a config, given as a file or as a name.
 
   Either may be followed by :ARGUMENT, as in smoke:quickstart.
   """
@@ -270,7 +273,7 @@ def _config_file(name):
 
 
 def _unknown_field(arguments, error):
-  """What ml_collections means by an AttributeError or a KeyError."""
+  """Explains an AttributeError or KeyError of ml_collections."""
   (name, *_) = re.findall(r"\w+", error) or [error]
   similar = re.search(r'Did you mean "(\w+)"', error)
   given = [
@@ -288,7 +291,7 @@ def _log_error_elsewhere(error):
 
 
 def _is_worth_reading(record):
-  """Whether a log record is of this project, or at least a warning.
+  """Returns whether a log record is of this project, or at least a warning.
 
   JAX and Orbax log a page of information about each of their steps. Orbax also
   logs, in many pages, the errors that it raises.

@@ -1,4 +1,4 @@
-"""Converts the authors' TensorFlow checkpoints to runs, and runs to these.
+"""Converts the authors' TensorFlow checkpoints to runs, and back.
 
   python -m slot_attention.convert --from=ckpt-500 --to=runs/official
   python -m slot_attention.convert --from=runs/official --to=ckpt-500
@@ -137,7 +137,7 @@ def _names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def find_official(path: Path) -> Path:
-  """The newest official checkpoint that a path stands for.
+  """Returns the newest official checkpoint at a path.
 
   Args:
     path: of a checkpoint, with or without its ending .index or .data-*, or of
@@ -280,7 +280,7 @@ def export_run(workdir: Path, target: Path) -> None:
 
 
 def _published_config(variables):
-  """The config of the published checkpoint that has these variables.
+  """Returns the config of the published checkpoint with these variables.
 
   Object discovery was trained on CLEVR v1.0, which has no masks.
   """

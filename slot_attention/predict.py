@@ -64,7 +64,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def _to_rgb(image):
-  """uint8 [H, W, 3] from an image of any mode."""
+  """Converts an image of any mode to uint8 [H, W, 3]."""
   if image.mode.startswith("I"):
     # Pillow would clip these modes at 255. Old versions read 16 bits as "I".
     pixels = np.asarray(image)
@@ -84,7 +84,7 @@ def _to_rgb(image):
 def crop(
   config: ml_collections.ConfigDict, height: int, width: int
 ) -> tuple[slice, slice]:
-  """The rows and columns of an image that a run's model sees.
+  """Returns the rows and columns of an image that a run's model sees.
 
   CLEVR's crop is scaled to the size of the image.
 
@@ -109,7 +109,7 @@ def crop(
 def frame(
   config: ml_collections.ConfigDict, images: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """Crops and resizes images as a run's data.
+  """Crops and resizes images in the way of a run's data.
 
   Args:
     config: of the run.
@@ -140,7 +140,7 @@ def segment(
   height: int,
   width: int,
 ) -> np.ndarray:
-  """The slot of every pixel of an image of any size.
+  """Returns the slot of every pixel of an image of any size.
 
   Args:
     config: of the run.
@@ -166,7 +166,7 @@ def segment(
 
 
 def describe(predictions: np.ndarray) -> list[dict[str, Any]]:
-  """Puts predictions [K, 19] into words, the most certain object first.
+  """Describes predictions [K, 19] by words, the most certain object first.
 
   Coordinates are in scene units.
   """

@@ -43,7 +43,7 @@ _MAX_BYTES = 2_000_000
 
 
 def names() -> list[str]:
-  """The names of all weights in the package."""
+  """Returns the names of all weights in the package."""
   return sorted(path.parent.name for path in WEIGHTS.glob("*/card.json"))
 
 

@@ -1,4 +1,4 @@
-"""The paper's two tasks: a model, its loss, its metrics and its pictures.
+"""Defines the tasks: each has a model, a loss, metrics and pictures.
 
 This is the only file that knows them all. A new task, or a new model with a
 loss of its own, is one more function here and one more line of `TASKS`; a new
@@ -33,7 +33,7 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What training and evaluation need to know of a task.
+  """A task, as training and evaluation need it.
 
   Attributes:
     model: takes images [B, H, W, C] in [-1, 1], returns a dict of outputs.
@@ -62,7 +62,7 @@ class Task:
   compute_dtype: str = "float32"
 
   def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
-    """Fresh parameters for images [H, W, C]."""
+    """Returns fresh parameters for images [H, W, C]."""
     images = jnp.zeros((1, *image_shape))
     params_key, slots_key = jax.random.split(key)
     rngs = {"params": params_key, "slots": slots_key}
@@ -71,7 +71,7 @@ class Task:
   def apply(
     self, params: Any, batch: Arrays, key: jax.Array, **kwargs
   ) -> Arrays:
-    """The model's outputs on a normalised batch.
+    """Applies the model to a normalised batch.
 
     Args:
       params: of the model.
@@ -95,7 +95,7 @@ class Task:
 
 
 def normalize(batch: Arrays) -> Arrays:
-  """The batch with its uint8 images as float32 in [-1, 1]."""
+  """Returns the batch with its uint8 images as float32 in [-1, 1]."""
   images = batch["images"].astype(jnp.float32)
   return {**batch, "images": (images / 255 - 0.5) * 2}
 
@@ -103,7 +103,7 @@ def normalize(batch: Arrays) -> Arrays:
 def object_discovery(
   model: models.ObjectDiscovery, *, max_objects: int
 ) -> Task:
-  """Reconstruct the image slot by slot (Section 4.1)."""
+  """Makes the task to reconstruct images slot by slot (Section 4.1)."""
 
   def loss(outputs, batch):
     return losses.reconstruction_loss(
@@ -146,7 +146,7 @@ def set_prediction(
   use_all_iterations: bool,
   coordinate_scale: float,
 ) -> Task:
-  """Predict the properties of all objects (Section 4.2).
+  """Makes the task to predict the properties of all objects (Section 4.2).
 
   Args:
     model: to train.
@@ -267,7 +267,7 @@ def check_task(config: ml_collections.ConfigDict) -> None:
 def with_defaults(
   config: ml_collections.ConfigDict,
 ) -> ml_collections.ConfigDict:
-  """A copy of a config in which every section of the model has every field.
+  """Returns a config whose model has every field in every section.
 
   A field that the config leaves out has the default of its module. So a config
   that is older than a field stays valid.
@@ -279,7 +279,7 @@ def with_defaults(
 
 
 def make_task(config: ml_collections.ConfigDict) -> Task:
-  """The task that a config describes.
+  """Makes the task that a config describes.
 
   Args:
     config: whose fields `check_task` has checked.
@@ -301,14 +301,14 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
 
 
 def _loss_options(task):
-  """The types of a task's options in config.loss, by name."""
+  """Returns the types of a task's options in config.loss, by name."""
   _, make = TASKS[task]
   _, *options = inspect.signature(make).parameters.values()
   return {x.name: x.annotation for x in options if x.name != "max_objects"}
 
 
 def _sections(config):
-  """Name and module of the section that a config has for each part."""
+  """Returns name and module of the section that a config has for each part."""
   model, _ = TASKS[config.task]
   sections = []
   for part in _parts(model):
@@ -323,7 +323,7 @@ def _sections(config):
 
 
 def _fields(module):
-  """The fields of a linen module that a config gives it."""
+  """Returns the fields of a linen module that a config sets."""
   return [
     field
     for field in dataclasses.fields(module)

@@ -1,6 +1,7 @@
-"""The one door: a config is checked whole here, before anything is made.
+"""Checks a config whole, before anything is made or written.
 
-What comes after the door relies on it: nothing checks a config's types again.
+Every config passes this one door. The code behind it relies on the check, and
+does not check the types of a config again.
 """
 
 from absl import logging
@@ -42,11 +43,11 @@ SECTIONS = ("data", "model", "loss")
 def checked(
   config: ml_collections.ConfigDict, *, num_devices: int = 1
 ) -> ml_collections.ConfigDict:
-  """The config, if it can be used.
+  """Checks a config whole.
 
   Args:
     config: of an experiment, see configs/.
-    num_devices: that share a batch; 1 as long as that is not known.
+    num_devices: number of devices that share a batch; 1 while it is unknown.
 
   Returns:
     A copy in which fields of the model that the config leaves out have their
@@ -106,7 +107,7 @@ def warn_about_slots(
 
 
 def _check_steps(config):
-  """What happens every so many steps happens at the end of a dispatch."""
+  """Raises a ValueError unless every interval ends with a dispatch."""
   for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
     if config[name] % config.steps_per_dispatch:
       raise ValueError(
@@ -125,7 +126,7 @@ def _check_devices(config, num_devices):
 
 
 def _check_data_for_task(config, task):
-  """The images and targets of the data are those of the model."""
+  """Raises a ValueError unless images and targets fit the model."""
   data = config.data
   if task.num_outputs:
     if not datasets.DATA_SETS[data.name].has_targets:

@@ -1,4 +1,4 @@
-"""The table of the data sets, and the check of a config's data section.
+"""Lists the data sets, and checks the data section of a config.
 
 A new procedural data set needs a module with a function `generate`, and one
 entry in `DATA_SETS`.
@@ -27,7 +27,7 @@ SOURCES = ("procedural", "original")
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-  """What is known of a data set before it is prepared.
+  """Describes a data set.
 
   Attributes:
     image_shape: height, width and channels of an image. An option `image_size`
@@ -66,7 +66,7 @@ class DataSet:
 
   @property
   def options(self) -> dict[str, inspect.Parameter]:
-    """The options in config.data.procedural, except the seed, by name."""
+    """Returns the options in config.data.procedural, except the seed."""
     return {
       name: parameter
       for name, parameter in inspect.signature(self.generate).parameters.items()
@@ -219,7 +219,7 @@ def _check_procedural(data_set, preprocessing, procedural):
 
 
 def image_shape(data: Mapping[str, Any]) -> tuple[int, int, int]:
-  """Height, width and channels of the images of a data section."""
+  """Returns height, width and channels of the images of a data section."""
   height, width, channels = DATA_SETS[data["name"]].image_shape
   options = dict(data["preprocessing"])
   if data["source"] == "procedural":

@@ -35,7 +35,7 @@ class Data:
 
 
 def load(data: Mapping[str, Any]) -> Data:
-  """Opens a data set. On first use it is prepared before.
+  """Opens a data set, which is prepared on its first use.
 
   Args:
     data: the data section of a config, which `datasets.check_data` accepts:
@@ -97,7 +97,7 @@ def load(data: Mapping[str, Any]) -> Data:
 
 
 def _split(arrays, data):
-  """The examples for training and for evaluation, int [n] each."""
+  """Returns the examples for training and for evaluation, int [n] each."""
   num_examples, num_train, num_eval = (
     data[name] for name in ("num_examples", "num_train", "num_eval")
   )
@@ -117,7 +117,7 @@ def _split(arrays, data):
 def prepare(
   data: Mapping[str, Any], *, shard: int = 0, num_shards: int = 1
 ) -> Path | None:
-  """Makes a data set if it is not there yet.
+  """Prepares a data set, unless it is prepared already.
 
   Args:
     data: see `load`. The fields that say how it is split are not needed.
@@ -189,7 +189,7 @@ def prepared_sets(
 
 
 def _original(data):
-  """The size of a chunk, and the function that reads chunks."""
+  """Returns the size of a chunk, and the function that reads chunks."""
   name, path = data["name"], data["path"]
   options = dict(data["preprocessing"])
   size = clevr_originals.CHUNK_SIZE

@@ -30,7 +30,7 @@ from slot_attention.training import (
 
 @flax.struct.dataclass
 class TrainState:
-  """What a checkpoint holds.
+  """The state of training, which a checkpoint holds.
 
   Attributes:
     step: finished updates, int32 scalar.
@@ -204,7 +204,7 @@ def make_train_step(
 
 
 class _Due(NamedTuple):
-  """What happens after a step."""
+  """What is done after a step."""
 
   log: bool
   evaluate: bool
@@ -220,7 +220,7 @@ def _due(config, step, stop):
 
 
 def _restore(state, config, workdir):
-  """The state of the newest checkpoint, or the given one, and its step.
+  """Returns the state of the newest checkpoint, or the given one, and its step.
 
   The state is on every device.
   """
