@@ -44,13 +44,17 @@ class TrainState:
 
 
 def train(
-  config: ml_collections.ConfigDict, workdir: Path
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  on_metrics: writers.OnMetrics | None = None,
 ) -> dict[str, float] | None:
   """Trains until config.num_steps, from the newest checkpoint if there is one.
 
   Args:
     config: of the experiment, see configs/.
     workdir: of the run: checkpoints, metrics and pictures.
+    on_metrics: called in the first process with every line of metrics: step,
+      split and metrics. It can send them elsewhere.
 
   Returns:
     The metrics of the last evaluation, or None if max_minutes ended the run
@@ -109,7 +113,7 @@ def train(
     checkpoints.open_checkpoints(
       workdir, config.keep_checkpoints, first_step
     ) as manager,
-    writers.MetricWriter(workdir, first_step) as writer,
+    writers.MetricWriter(workdir, first_step, on_metrics) as writer,
     progress_bar(
       total=config.num_steps,
       initial=first_step,

@@ -1,6 +1,6 @@
 """Writes the metrics of a run as JSON lines and for TensorBoard."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import json
 import os
@@ -12,6 +12,9 @@ from flax import traverse_util
 import ml_collections
 
 from slot_attention import parallel
+
+# A function of step, split and metrics.
+OnMetrics = Callable[[int, str, dict[str, float]], None]
 
 
 class MetricWriter:
@@ -28,7 +31,17 @@ class MetricWriter:
     OSError: if a file cannot be written. The error names the file.
   """
 
-  def __init__(self, workdir: Path, step: int):
+  def __init__(
+    self, workdir: Path, step: int, on_metrics: OnMetrics | None = None
+  ):
+    """Opens the files.
+
+    Args:
+      workdir: folder of the run.
+      step: number of updates of the checkpoint from which the run continues.
+      on_metrics: called with every line.
+    """
+    self._on_metrics = on_metrics
     self._path = workdir / "metrics.jsonl"
     self._file = self._tensorboard = None
     self._last = None  # Step and time of the last call of `write_speed`.
@@ -42,6 +55,8 @@ class MetricWriter:
     """Writes the metrics after `step` updates."""
     if not self._file:
       return
+    if self._on_metrics:
+      self._on_metrics(step, split, metrics)
     line = {"step": step, "split": split, **metrics}
     with self._errors_of_the_disk():
       self._file.write(json.dumps(line) + "\n")

@@ -70,3 +70,16 @@ def test_metrics_go_to_tensorboard_if_tensorflow_is_installed(tmp_path):
   assert flax.core.FrozenDict(read_lines(tmp_path)[0]) == {
     "step": 3, "split": "train", "loss": 0.25
   }  # fmt: skip
+
+
+def test_a_function_gets_every_line_of_metrics(tmp_path):
+  lines = []
+  with writers.MetricWriter(
+    tmp_path, 0, lambda *line: lines.append(line)
+  ) as writer:
+    writer.write(2, "train", {"loss": 0.5})
+    writer.write(2, "eval", {"loss": 0.25, "fg_ari": 1.0})
+  assert lines == [
+    (line.pop("step"), line.pop("split"), line) for line in read_lines(tmp_path)
+  ]
+  assert len(lines) == 2
