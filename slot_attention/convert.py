@@ -25,6 +25,7 @@ import numpy as np
 
 from slot_attention import command, tasks, validation
 from slot_attention.data import datasets
+from slot_attention.paper import rows
 from slot_attention.training import checkpoints, optimizers, runs
 
 Variables = dict[str, np.ndarray]
@@ -284,14 +285,10 @@ def _published_config(variables):
 
   Object discovery was trained on CLEVR v1.0, which has no masks.
   """
-  try:
-    import configs  # Only a clone has them.
-  except ModuleNotFoundError as error:
-    raise ValueError("give the config of the run with --config") from error
   for part, name in _CONFIGS.items():
     if any(variable.startswith(f"{_PREFIX}{part}/") for variable in variables):
-      config = configs.load(name)
-      config.data = configs.load("clevr_set_prediction").data
+      config = rows.load_config(name)
+      config.data = rows.load_config("clevr_set_prediction").data
       if "decoder" in config.model:
         config.data.max_objects = 6
         config.data.preprocessing.crop = True

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-import configs
-
 TETROMINOES = "tetrominoes_object_discovery"
 MULTI_DSPRITES = "multi_dsprites_object_discovery"
 BINARIZED = "multi_dsprites_binarized_object_discovery"
@@ -114,7 +112,7 @@ def rows_at(experiment: Experiment, scale: str) -> list[Row]:
   rows = {}
   for row in experiment.rows:
     if (name := config_name(row.config, scale)) is not None:
-      before = configs.load(name)
+      before = load_config(name)
       values = {
         field: value
         for field, value in changed_values(row, scale).items()
@@ -128,7 +126,7 @@ def rows_at(experiment: Experiment, scale: str) -> list[Row]:
 
 def changed_values(row: Row, scale: str) -> dict[str, Any]:
   """Returns a dict from the fields that a row changes to their new values."""
-  config = changed(configs.load(config_name(row.config, scale)), row.changes)
+  config = changed(load_config(config_name(row.config, scale)), row.changes)
   return {field: value_of(config, field) for field in row.changes}
 
 
@@ -137,6 +135,25 @@ def value_of(config: ConfigDict, field: str) -> Any:
   for part in field.split("."):
     config = config[part]
   return config
+
+
+def load_config(name: str) -> ConfigDict:
+  """Loads a config of the folder configs/, which only a clone has.
+
+  Args:
+    name: see `configs.load`.
+
+  Raises:
+    ImportError: if the folder is not there.
+  """
+  try:
+    import configs
+  except ModuleNotFoundError as error:
+    raise ImportError(
+      "the configs lie in the folder configs/ of the repository: start this"
+      " command there"
+    ) from error
+  return configs.load(name)
 
 
 class Job(NamedTuple):
@@ -164,7 +181,7 @@ def jobs_of(
   for seed in seeds:
     for row in rows_at(experiment, scale):
       name = config_name(row.config, scale)
-      config = changed(configs.load(name), {**row.changes, "seed": seed})
+      config = changed(load_config(name), {**row.changes, "seed": seed})
       changes = ",".join(
         f"{field.rpartition('.')[-1]}={value_of(config, field)}"
         for field in sorted(row.changes)
