@@ -31,6 +31,7 @@ import threading
 import traceback
 
 from absl import flags, logging
+import jax
 from ml_collections import config_flags
 
 import slot_attention
@@ -226,6 +227,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     # orderly end would wait for the others for minutes.
     leave = os._exit if isinstance(error, RuntimeError) else sys.exit
     _fail(f"{error} (--verbosity=1 shows where)", _FAILED, leave)
+  except Exception:  # A mistake in the code.
+    if not jax.distributed.is_initialized():
+      raise
+    traceback.print_exc()
+    os._exit(_FAILED)  # Or the other processes would wait for this one.
 
 
 def _check_package():

@@ -9,7 +9,7 @@ class _Bar(tqdm.tqdm):
   """Measures the rate from the second update on: the first one compiles."""
 
   def update(self, n=1):
-    if self.n == self.initial:
+    if not self.disable and self.n == self.initial:
       self.unpause()
     return super().update(n)
 

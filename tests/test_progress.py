@@ -14,3 +14,11 @@ def test_the_rate_leaves_out_the_time_that_the_first_step_compiles(capsys):
     elapsed = bar.format_dict["elapsed"]
     assert 0.1 <= elapsed < 0.9
   assert "3/5" in capsys.readouterr().err
+
+
+def test_a_bar_that_is_not_shown_counts_nothing(capsys):
+  """As in every process but the first."""
+  with progress_bar(total=5, desc="training", unit="step", disable=True) as bar:
+    bar.update()
+    bar.update()
+  assert not capsys.readouterr().err
