@@ -78,7 +78,7 @@ def checked(
 def warn_about_slots(
   config: ml_collections.ConfigDict, task: tasks.Task
 ) -> None:
-  """Warns if a model has too few slots for the data, or more than twice enough.
+  """Warns of fewer slots than the data needs, and of more than twice as many.
 
   A model that draws images needs a slot for each object and one for the
   background. A model that describes objects needs one for each object.
