@@ -21,9 +21,12 @@ def get_config() -> ConfigDict:
 
   config.batch_size = 64  # Over all devices.
   config.num_steps = 500_000
+  config.optimizer = "adam"  # Or "muon", for matrices and kernels.
   config.learning_rate = 4e-4
+  config.muon_learning_rate = 2e-3  # Of matrices and kernels, with "muon".
   config.warmup_steps = 10_000
-  config.decay_rate = 0.5
+  config.decay = "exponential"  # Or "cosine".
+  config.decay_rate = 0.5  # Factor of the rate after decay_steps.
   config.decay_steps = 100_000
   config.max_grad_norm = 0.0  # 0: gradients are not clipped.
 

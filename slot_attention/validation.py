@@ -21,8 +21,11 @@ FIELDS = {
   "seed": (int, 0),
   "batch_size": (int, 1),
   "num_steps": (int, 1),
+  "optimizer": (str, None),
   "learning_rate": (float, 0),
+  "muon_learning_rate": (float, 0),
   "warmup_steps": (int, 0),
+  "decay": (str, None),
   "decay_rate": (float, 0),
   "decay_steps": (int, 1),
   "max_grad_norm": (float, 0),
@@ -37,6 +40,19 @@ FIELDS = {
   "compute_dtype": (str, None),
   "num_cpu_devices": (int, 1),
 }
+CHOICES = {
+  "optimizer": ("adam", "muon"),
+  "decay": ("exponential", "cosine"),
+  "data_placement": batches.PLACEMENTS,
+  "compute_dtype": tasks.COMPUTE_DTYPES,
+}
+# Fields that are younger than runs and weights that must stay valid: the values
+# with which these were trained.
+DEFAULTS = {
+  "optimizer": "adam",
+  "muon_learning_rate": 2e-3,
+  "decay": "exponential",
+}
 SECTIONS = ("data", "model", "loss")
 
 
@@ -50,20 +66,21 @@ def checked(
     num_devices: number of devices that share a batch; 1 while it is unknown.
 
   Returns:
-    A copy in which fields of the model that the config leaves out have their
-    defaults.
+    A copy in which fields that the config leaves out have their defaults, if
+    they have one: those of `DEFAULTS` and of the model.
 
   Raises:
     ValueError: names the field that is missing, unknown, of the wrong type or
       out of range, or the fields that do not fit each other.
   """
+  config = _with_defaults(config)
   types = {name: kind for name, (kind, _) in FIELDS.items()}
   check_section("config", config, {**types, **dict.fromkeys(SECTIONS)})
   for name, (_, least) in FIELDS.items():
     if least is not None:
       check_at_least(name, config[name], least)
-  check_choice("data_placement", config.data_placement, batches.PLACEMENTS)
-  check_choice("compute_dtype", config.compute_dtype, tasks.COMPUTE_DTYPES)
+  for name, choices in CHOICES.items():
+    check_choice(name, config[name], choices)
   datasets.check_data(config.data)
   tasks.check_task(config)
 
@@ -104,6 +121,13 @@ def warn_about_slots(
       num_slots,
       what,
     )
+
+
+def _with_defaults(config):
+  config = config.copy_and_resolve_references()
+  for name, value in DEFAULTS.items():
+    config[name] = config.get(name, value)
+  return config
 
 
 def _check_steps(config):

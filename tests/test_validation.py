@@ -139,6 +139,8 @@ def test_what_happens_every_so_often_fits_the_dispatches(config, field):
     ("eval_batch_size", 2, "eval_batch_size=2 is not a multiple of the 4"),
     ("num_steps", 0, "num_steps=0 must be at least 1"),
     ("log_every", 0, "log_every=0 must be at least 1"),
+    ("optimizer", "sgd", "optimizer='sgd' is not one of adam, muon"),
+    ("decay", "linear", "decay='linear' is not one of exponential, cosine"),
     ("data_placement", "disk", "data_placement='disk' is not one of device"),
     ("compute_dtype", "int8", "compute_dtype='int8' is not one of float32, bf"),
     ("model.slot_attention.num_slots", 0, "slot_attention.num_slots=0 must be"),
@@ -193,9 +195,12 @@ def test_missing_unknown_and_mistyped_fields_are_named(config):
     validation.checked(wrong)
 
 
-def test_a_field_that_a_module_has_by_default_may_be_left_out(config):
-  """So a field that is added to a module does not break what exists."""
+def test_a_field_with_a_default_may_be_left_out(config):
+  """So a field that is added does not break what exists."""
+  config.muon_learning_rate = validation.DEFAULTS["muon_learning_rate"]
   older = config.copy_and_resolve_references()
+  for field in validation.DEFAULTS:
+    del older[field]
   del older.model.slot_attention.temperature
   del older.model.decoder.remat_chunk_size
   assert "temperature" not in older.model.slot_attention

@@ -1,7 +1,40 @@
-"""The optimiser and its learning rate (Table 11a)."""
+"""The optimisers and their learning rates."""
 
+import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
+from optax import contrib
+
+# Muon updates matrices with at least this many rows and columns. The others are
+# closer to vectors, and Adam updates them.
+MIN_MUON_SIZE = 16
+
+
+def from_config(
+  config: ml_collections.ConfigDict,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Makes the optimiser of a config.
+
+  Returns:
+    The optimiser, and the schedule of `config.learning_rate`.
+  """
+
+  def schedule(learning_rate):
+    return learning_rate_schedule(
+      learning_rate=learning_rate,
+      warmup_steps=config.warmup_steps,
+      decay=config.decay,
+      decay_rate=config.decay_rate,
+      decay_steps=config.decay_steps,
+    )
+
+  adam_schedule = schedule(config.learning_rate)
+  muon_schedule = None
+  if config.optimizer == "muon":
+    muon_schedule = schedule(config.muon_learning_rate)
+  optimizer = make_optimizer(adam_schedule, config.max_grad_norm, muon_schedule)
+  return optimizer, adam_schedule
 
 
 def learning_rate_schedule(
@@ -10,44 +43,94 @@ def learning_rate_schedule(
   warmup_steps: int,
   decay_rate: float,
   decay_steps: int,
+  decay: str = "exponential",
 ) -> optax.Schedule:
-  """Returns the official schedule: linear warm-up and exponential decay.
+  """Returns a schedule with a linear warm-up and a decay.
+
+  Both decays multiply the rate by `decay_rate` in `decay_steps` steps. The
+  exponential one does so again and again; it is the official schedule. The
+  cosine one keeps the rate that it has reached.
 
   The decay starts with the warm-up, while that of
   `optax.warmup_exponential_decay_schedule` starts after it. The rate of step s,
-  counted from 0, is
-  learning_rate * min(1, s / warmup_steps) * decay_rate ** (s / decay_steps).
-  The rate of the first update is therefore 0.
+  counted from 0, is learning_rate * min(1, s / warmup_steps) * factor, where
+  factor is decay_rate ** (s / decay_steps) or
+  decay_rate + (1 - decay_rate) * (1 + cos(pi * min(1, s / decay_steps))) / 2.
+  With a warm-up, the rate of the first update is therefore 0.
 
   Args:
     learning_rate: rate after the warm-up, if there were no decay.
     warmup_steps: number of steps of the warm-up; 0 for none.
     decay_rate: factor of the rate after `decay_steps` steps.
     decay_steps: number of steps for one factor `decay_rate`.
+    decay: "exponential" or "cosine".
   """
+
+  def factor(step):
+    if decay == "exponential":
+      return decay_rate ** (step / decay_steps)
+    angle = jnp.pi * jnp.minimum(1.0, step / decay_steps)
+    return decay_rate + (1 - decay_rate) * (1 + jnp.cos(angle)) / 2
 
   def schedule(step):
     warmup = jnp.minimum(1.0, step / warmup_steps) if warmup_steps else 1.0
-    return learning_rate * warmup * decay_rate ** (step / decay_steps)
+    return learning_rate * warmup * factor(step)
 
   return schedule
 
 
 def make_optimizer(
-  schedule: optax.Schedule, max_grad_norm: float
+  schedule: optax.Schedule,
+  max_grad_norm: float,
+  muon_schedule: optax.Schedule | None = None,
 ) -> optax.GradientTransformation:
-  """Makes Adam with the paper's constants (Table 11a).
+  """Makes Adam with the paper's constants (Table 11a), or Muon beside Adam.
 
   Optax adds epsilon after the bias correction of the moments, TensorFlow before
   it. The first updates therefore differ by 3e-5. The difference decreases and
   is gone after about 1,000 steps.
 
+  Muon (Jordan et al., 2024) replaces the averaged gradient of a matrix by the
+  nearest orthogonal matrix, so that all its directions learn at the same rate.
+  Updates are scaled to the size of Adam's (Liu et al., 2025, equation 4). Adam
+  with Nesterov's momentum updates all other parameters.
+
   Args:
-    schedule: function from a step to its learning rate.
+    schedule: function from a step to Adam's learning rate.
     max_grad_norm: largest global norm of the gradients, to which larger ones
       are clipped. 0 turns clipping off, as in the paper.
+    muon_schedule: function from a step to Muon's learning rate. None: Adam
+      updates all parameters, as in the paper.
   """
-  adam = optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8)
+  if muon_schedule is None:
+    optimizer = optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8)
+  else:
+    optimizer = contrib.muon(
+      muon_schedule,
+      beta=0.95,
+      nesterov=True,
+      ns_steps=5,
+      consistent_rms=0.2,
+      adam_learning_rate=schedule,
+      muon_weight_dimension_numbers=_matrices,
+    )
   if not max_grad_norm:
-    return adam
-  return optax.chain(optax.clip_by_global_norm(max_grad_norm), adam)
+    return optimizer
+  return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer)
+
+
+def _matrices(params):
+  """Says how each parameter is a matrix for Muon; None where Adam updates it.
+
+  The kernel of a layer has its outputs in the last axis. All other axes are
+  inputs: a convolution's kernel is a matrix of height * width * D by F.
+  """
+
+  def dimension_numbers(x):
+    if x.ndim < 2 or min(x.size // x.shape[-1], x.shape[-1]) < MIN_MUON_SIZE:
+      return None
+    return contrib.MuonDimensionNumbers(
+      reduction_axis=tuple(range(x.ndim - 1)), output_axis=x.ndim - 1
+    )
+
+  return jax.tree.map(dimension_numbers, params)

@@ -78,13 +78,7 @@ def train(
     )
   task = tasks.make_task(config)
   validation.warn_about_slots(config, task)
-  schedule = optimizers.learning_rate_schedule(
-    learning_rate=config.learning_rate,
-    warmup_steps=config.warmup_steps,
-    decay_rate=config.decay_rate,
-    decay_steps=config.decay_steps,
-  )
-  optimizer = optimizers.make_optimizer(schedule, config.max_grad_norm)
+  optimizer, schedule = optimizers.from_config(config)
   init_key, slots_key = jax.random.split(jax.random.key(config.seed))
   params = task.init(init_key, data.image_shape)
   state = TrainState(jnp.int32(0), params, optimizer.init(params))

@@ -1,5 +1,6 @@
-"""Tests of the optimiser and its learning rate."""
+"""Tests of the optimisers and their learning rates."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -27,6 +28,76 @@ def test_the_schedule_is_the_official_formula():
     learning_rate=1.0, warmup_steps=0, decay_rate=0.5, decay_steps=10
   )
   assert no_warmup(0) == 1
+
+
+def test_the_cosine_ends_at_its_factor_and_stays_there():
+  schedule = optimizers.learning_rate_schedule(
+    learning_rate=2.0,
+    warmup_steps=10,
+    decay="cosine",
+    decay_rate=0.1,
+    decay_steps=100,
+  )
+  assert schedule(0) == 0
+  for step in (5, 10, 30, 99):
+    decay = 0.1 + 0.9 * (1 + np.cos(np.pi * step / 100)) / 2
+    assert schedule(jnp.int32(step)) == pytest.approx(
+      2 * min(1, step / 10) * decay, rel=1e-5
+    )
+  for step in (100, 101, 1000):
+    assert schedule(step) == pytest.approx(0.2, rel=1e-6)
+
+
+def muon_updates(gradients, learning_rate):
+  """Transcribes Muon for one matrix; returns the update of every step."""
+  momentum = np.zeros_like(gradients[0])
+  updates = []
+  for step, gradient in enumerate(gradients, start=1):
+    momentum = 0.95 * momentum + 0.05 * gradient
+    # Nesterov's momentum, with the bias corrections of optax.
+    x = 0.95 * momentum / (1 - 0.95 ** (step + 1)) + 0.05 * gradient / (
+      1 - 0.95**step
+    )
+    x = x / np.linalg.norm(x)
+    for _ in range(5):  # Newton-Schulz iterations of degree five.
+      gram = x @ x.T
+      x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    updates.append(-learning_rate * 0.2 * np.sqrt(max(x.shape)) * x)
+  return updates
+
+
+def test_muon_updates_kernels_and_adam_everything_else():
+  rng = np.random.default_rng(0)
+  shapes = {
+    "convolution": (3, 3, 4, 32),
+    "matrix": (20, 16),
+    "narrow": (100, 15),
+    "slots": (1, 1, 64),
+    "bias": (32,),
+  }
+  params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+  optimizer = optimizers.make_optimizer(lambda _: 0.1, 0.0, lambda _: 0.3)
+  state = optimizer.init(params)
+  update = jax.jit(optimizer.update)
+  grads, updates = [], []
+  for _ in range(3):
+    grads.append({k: rng.normal(size=shape) for k, shape in shapes.items()})
+    one, state = update(grads[-1], state, params)
+    updates.append(one)
+
+  for name in ("convolution", "matrix"):
+    matrices = [g[name].reshape(-1, shapes[name][-1]) for g in grads]
+    expected = muon_updates(matrices, 0.3)
+    for ours, theirs in zip(updates, expected):
+      np.testing.assert_allclose(
+        ours[name].reshape(theirs.shape), theirs, atol=2e-5
+      )
+  adam = optax.adam(0.1, nesterov=True)
+  adam_state = adam.init(params)
+  for i, grad in enumerate(grads):
+    expected, adam_state = adam.update(grad, adam_state)
+    for name in ("narrow", "slots", "bias"):
+      np.testing.assert_allclose(updates[i][name], expected[name], rtol=1e-4)
 
 
 def test_a_max_grad_norm_of_zero_turns_clipping_off():

@@ -148,9 +148,12 @@ def test_one_device_and_four_give_the_same_numbers(config, monkeypatch):
   assert evaluation_1 == pytest.approx(evaluation_4, abs=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-  config, tmp_path
+  config, tmp_path, monkeypatch, optimizer
 ):
+  config.optimizer = optimizer
+  monkeypatch.setattr(optimizers, "MIN_MUON_SIZE", 4)  # The model is tiny.
   train.train(config, tmp_path / "whole")
   config.num_steps = 3
   train.train(config, tmp_path / "parts")
