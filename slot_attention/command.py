@@ -21,6 +21,7 @@ Every command has --help, which prints the top of its file and every flag, and
 """
 
 from collections.abc import Callable, Sequence
+import importlib.util
 import logging as std_logging
 import os
 from pathlib import Path
@@ -29,6 +30,7 @@ import sys
 import textwrap
 import threading
 import traceback
+import types
 
 from absl import flags, logging
 import jax
@@ -40,9 +42,12 @@ from slot_attention.checks import nearest
 _FAILED, _BAD_USAGE = 1, 2
 _INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again".
 
-# Where a config may lie: in the clone that this file is of, or below the
-# current folder.
-_CONFIG_FOLDERS = (Path(__file__).parents[1] / "configs", Path("configs"))
+# The configs are in the clone that this file is of, or come with the installed
+# package, which pyproject.toml tells where to put them.
+_CLONE, _INSTALLED = (
+  parent / "configs" for parent in Path(__file__).parents[1::-1]
+)
+_CONFIGS = _CLONE if (_CLONE / "quickstart.py").exists() else _INSTALLED
 
 
 class UsageError(ValueError):
@@ -234,6 +239,20 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     os._exit(_FAILED)  # Or the other processes would wait for this one.
 
 
+def import_configs() -> types.ModuleType:
+  """Imports the package of the configs, wherever the command is started.
+
+  The configs import each other from `configs`.
+  """
+  if "configs" not in sys.modules:
+    spec = importlib.util.spec_from_file_location(
+      "configs", _CONFIGS / "__init__.py"
+    )
+    sys.modules["configs"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["configs"])
+  return sys.modules["configs"]
+
+
 def _check_package():
   """Raises an ImportError if another package has overwritten this one.
 
@@ -264,12 +283,13 @@ def _config_file(name):
 
   Either may be followed by :ARGUMENT, as in smoke:quickstart.
   """
+  import_configs()  # For the configs that import others.
   file, colon, argument = name.partition(":")
   if Path(file).is_file():
     return name
   files = {
     path.stem: path
-    for folder in _CONFIG_FOLDERS
+    for folder in (_CONFIGS, Path("configs"))
     for path in folder.glob("[!_]*.py")
   }
   if file not in files:

@@ -1,4 +1,6 @@
-"""Adjusted Rand index and average precision, and their clu wrappers.
+"""Adjusted Rand index, mean best overlap and average precision.
+
+Each has a clu metric, and `tasks` chooses among them.
 
 Letters in shapes: B batch, H and W image, K slots, M targets, P numbers per
 object (19 on CLEVR).
@@ -34,27 +36,26 @@ def adjusted_rand_index(
   *,
   num_true: int,
   num_pred: int,
+  use_background: bool = False,
 ) -> jax.Array:
   """Computes the adjusted Rand index (Hubert and Arabie, 1985).
 
-  Only the foreground counts.
-
   Args:
     true_ids: int [B, ...], the true segment of every pixel. 0 is background or
-      padding, which is left out; 1 .. num_true - 1 are objects.
+      padding; 1 .. num_true - 1 are objects.
     pred_ids: int [B, ...], the predicted segment, 0 .. num_pred - 1.
     num_true: number of possible ids in true_ids, with the background.
     num_pred: number of possible ids in pred_ids.
+    use_background: whether the background counts as one more segment. Else the
+      pixels of the background are left out, as in the paper.
 
   Returns:
     float32 [B]: 1 for equal partitions, 0 on average for random ones. It is
-    also 1 if both partitions have a single segment, or if there is no
-    foreground.
+    also 1 if both partitions have a single segment, or if no pixel counts.
   """
-  batch_size = true_ids.shape[0]
-  true = jax.nn.one_hot(true_ids.reshape(batch_size, -1), num_true)[..., 1:]
-  pred = jax.nn.one_hot(pred_ids.reshape(batch_size, -1), num_pred)
-  counts = jnp.einsum("bnt,bnp->btp", true, pred)
+  counts = _count_overlaps(true_ids, pred_ids, num_true, num_pred)
+  if not use_background:
+    counts = counts[:, 1:]
 
   def pairs(n):
     return n * (n - 1) / 2
@@ -73,10 +74,48 @@ def adjusted_rand_index(
   )
 
 
+def mean_best_overlap(
+  true_ids: jax.Array, pred_ids: jax.Array, *, num_true: int, num_pred: int
+) -> jax.Array:
+  """Computes the mean best overlap, mBO (Pont-Tuset et al., 2017).
+
+  The overlap of two segments is their intersection over their union. Every
+  object takes the predicted segment that overlaps it most; several objects may
+  take the same one.
+
+  Args:
+    true_ids: int [B, ...], the true segment of every pixel. 0 is background; it
+      is no object, but predicted segments that reach into it overlap less.
+    pred_ids: int [B, ...], the predicted segment, 0 .. num_pred - 1.
+    num_true: number of possible ids in true_ids, with the background.
+    num_pred: number of possible ids in pred_ids.
+
+  Returns:
+    float32 [B] in [0, 1], the mean over the objects of an image; 1 if it has
+    none.
+  """
+  counts = _count_overlaps(true_ids, pred_ids, num_true, num_pred)
+  predicted = counts.sum(1, keepdims=True)
+  counts = counts[:, 1:]
+  objects = counts.sum(2, keepdims=True)
+  overlaps = counts / jnp.maximum(objects + predicted - counts, 1)
+  num_objects = (objects > 0).sum((1, 2))
+  total = overlaps.max(2).sum(1)
+  return jnp.where(num_objects, total / jnp.maximum(num_objects, 1), 1.0)
+
+
+def _count_overlaps(true_ids, pred_ids, num_true, num_pred):
+  """Counts the pixels of every pair of segments, float32 [B, true, pred]."""
+  batch_size = true_ids.shape[0]
+  true = jax.nn.one_hot(true_ids.reshape(batch_size, -1), num_true)
+  pred = jax.nn.one_hot(pred_ids.reshape(batch_size, -1), num_pred)
+  return jnp.einsum("bnt,bnp->btp", true, pred)
+
+
 def foreground_ari(
   masks: jax.Array, segments: jax.Array, *, num_segments: int
 ) -> jax.Array:
-  """Computes the adjusted Rand index of soft masks.
+  """Computes the adjusted Rand index of soft masks on the foreground.
 
   Every pixel belongs to its largest mask, see `adjusted_rand_index`.
 
@@ -88,12 +127,37 @@ def foreground_ari(
   Returns:
     float32 [B].
   """
-  return adjusted_rand_index(
-    segments,
-    jnp.argmax(masks[..., 0], axis=1),
-    num_true=num_segments,
-    num_pred=masks.shape[1],
-  )
+  return segmentation_metrics(masks, segments, num_segments=num_segments)[
+    "fg_ari"
+  ]
+
+
+def segmentation_metrics(
+  masks: jax.Array, segments: jax.Array, *, num_segments: int
+) -> dict[str, jax.Array]:
+  """Compares soft masks with the true segments.
+
+  Every pixel belongs to its largest mask.
+
+  Args:
+    masks: [B, K, H, W, 1].
+    segments: int [B, H, W], the true segments; 0 is background.
+    num_segments: number of possible ids in segments, with the background.
+
+  Returns:
+    A dict of float32 [B]: fg_ari, the adjusted Rand index of the foreground,
+    which the paper reports; ari, which counts the background too; and mbo, the
+    mean best overlap.
+  """
+  pred_ids = jnp.argmax(masks[..., 0], axis=1)
+  sizes = {"num_true": num_segments, "num_pred": masks.shape[1]}
+  return {
+    "fg_ari": adjusted_rand_index(segments, pred_ids, **sizes),
+    "ari": adjusted_rand_index(
+      segments, pred_ids, **sizes, use_background=True
+    ),
+    "mbo": mean_best_overlap(segments, pred_ids, **sizes),
+  }
 
 
 def map_size(num_inputs: int, height: int, width: int) -> tuple[int, int]:
@@ -236,10 +300,12 @@ class ObjectDiscoveryMetrics(metrics.Collection):
 
 @flax.struct.dataclass
 class ObjectDiscoveryWithMasksMetrics(metrics.Collection):
-  """Reconstruction loss and foreground ARI, averaged over examples."""
+  """The same and `segmentation_metrics`, averaged over examples."""
 
   loss: metrics.Average.from_output("loss")
   fg_ari: metrics.Average.from_output("fg_ari")
+  ari: metrics.Average.from_output("ari")
+  mbo: metrics.Average.from_output("mbo")
 
 
 @flax.struct.dataclass

@@ -113,7 +113,7 @@ def object_discovery(
   def measure(outputs, batch):
     measured = {"loss": loss(outputs, batch)}
     if "segments" in batch:
-      measured["fg_ari"] = metrics.foreground_ari(
+      measured |= metrics.segmentation_metrics(
         outputs["masks"], batch["segments"], num_segments=max_objects + 1
       )
     return measured

@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+import tomllib
 
 import pytest
 
@@ -9,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 # A module may import modules of its own place and of later ones, but never of
 # earlier ones.
 PLACES = (
-  {"main", "predict", "convert"},
+  {"main"},
+  {"__main__", "predict", "convert"},
   {"paper"},
   {"pretrained"},
   {"training"},
@@ -92,3 +94,12 @@ def test_no_module_but_the_renderer_is_longer_than_400_lines():
   }
   readme = (ROOT / "README.md").read_text().splitlines()
   assert len(readme) <= 200
+
+
+def test_the_installed_package_has_every_folder_and_the_configs():
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+  setuptools = project["tool"]["setuptools"]
+  folders = {"slot_attention", "slot_attention.configs"}
+  folders |= {f"slot_attention.{room(x)}" for x in MODULES if x.count(".") > 1}
+  assert set(setuptools["packages"]) == folders
+  assert setuptools["package-dir"] == {"slot_attention.configs": "configs"}

@@ -1,6 +1,8 @@
 """Tests of what all commands have in common."""
 
 import importlib
+from pathlib import Path
+import subprocess
 import sys
 
 import jax
@@ -9,8 +11,9 @@ import pytest
 import slot_attention
 from slot_attention import command
 
+ROOT = Path(__file__).parents[1]
 COMMANDS = (
-  "main",
+  "slot_attention.__main__",
   "slot_attention.convert",
   "slot_attention.data.prepare",
   "slot_attention.paper.figures",
@@ -38,6 +41,20 @@ def test_help_prints_what_a_command_does_and_each_flag(name, capsys):
   helps = [line for line in listed.splitlines() if line.startswith("      ")]
   assert len(flags) > 2 and len(helps) >= len(flags)
   assert all(len(line) <= 80 for line in listed.splitlines())
+
+
+def test_a_module_without_a_command_says_so():
+  started = subprocess.run(
+    [sys.executable, "-m", "slot_attention.training.train"],
+    capture_output=True, text=True, cwd=ROOT,
+  )  # fmt: skip
+  assert started.returncode == 2 and not started.stdout
+  (line,) = started.stderr.splitlines()
+  assert line.startswith(
+    "error: slot_attention.training.train is not a command"
+  )
+  modules = [x for x in COMMANDS if not x.startswith("benchmarks")]
+  assert line.endswith(", ".join(modules).replace(".__main__", ""))
 
 
 def run(main, monkeypatch, capsys, *arguments):
@@ -109,6 +126,30 @@ def test_a_config_is_given_as_a_name_or_as_a_file(name):
     assert flags.config.data.name == "tetrominoes"
     assert flags.config_name == "smoke_quickstart"
     assert flags.seeds == [3, 1]
+
+
+def test_configs_are_found_without_the_clone_as_the_current_folder(
+  tmp_path, monkeypatch
+):
+  """Also where the folder has a package of the same name."""
+  for name in [x for x in sys.modules if x.partition(".")[0] == "configs"]:
+    monkeypatch.delitem(sys.modules, name)
+  (tmp_path / "configs").mkdir()
+  (tmp_path / "configs" / "mine.py").write_text(
+    "from configs import smoke\n"
+    "def get_config():\n"
+    "  return smoke.get_config('slot_mlp:quickstart')\n"
+  )
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(
+    sys, "path", ["", *[x for x in sys.path if x != str(ROOT)]]
+  )
+  flags = command.Flags("Doc.")
+  arguments = ["--config=mine"]
+  flags.define_config(arguments, "The config.")
+  flags.parse(arguments)
+  assert "slot_mlp" in flags.config.model
+  assert command.import_configs().__file__ == str(ROOT / "configs/__init__.py")
 
 
 def test_flags_of_two_commands_are_independent():

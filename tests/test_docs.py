@@ -1,8 +1,10 @@
 """Tests of the README and the docs: examples, links, and names."""
 
 import importlib.util
+import os
 from pathlib import Path
 import re
+import subprocess
 
 import jax
 import pytest
@@ -92,6 +94,32 @@ def test_every_command_and_config_that_is_named_is_there():
   assert len(configs) > 10
   for page, config in configs:
     assert (ROOT / "configs" / f"{config}.py").exists(), (page, config)
+
+
+@pytest.mark.parametrize(
+  "code, requeued", [(75, ["requeue 8"]), (1, []), (0, [])]
+)
+def test_the_slurm_script_requeues_only_what_a_signal_ended(
+  tmp_path, code, requeued
+):
+  page = PAGES["docs/training.md"]
+  script = re.search(r"^(#!/bin/bash\n#SBATCH.*?)^```", page, re.DOTALL | re.M)[
+    1
+  ]
+  for name, line in {
+    "srun": f"exit {code}",
+    "scontrol": f'echo "$@" >> {tmp_path}/calls',
+  }.items():
+    (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+    (tmp_path / name).chmod(0o755)
+  (tmp_path / "calls").touch()
+  environment = {
+    "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    "SLURM_JOB_ID": "8",
+  }
+  done = subprocess.run(["bash", "-c", script], env=environment)
+  assert done.returncode == code
+  assert (tmp_path / "calls").read_text().splitlines() == requeued
 
 
 def test_every_data_set_has_its_row_and_every_drawn_one_its_picture():

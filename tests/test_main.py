@@ -105,6 +105,51 @@ for name in ("tensorflow", "tensorflow_datasets", "tensorboard"):
   )  # fmt: skip
 
 
+WITH_CTRL_C = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from slot_attention import tasks
+from slot_attention.data import store
+from slot_attention.training import train
+make_train_step = train.make_train_step
+def with_ctrl_c(function):
+  def interrupted(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGINT)
+    return function(*args, **kwargs)
+  return interrupted
+"""
+# Where Ctrl-C comes, and how the message begins.
+MOMENTS = {
+  "while data is prepared": (
+    "store._write_chunk = with_ctrl_c(store._write_chunk)",
+    "error: interrupted; the same command goes on",
+  ),
+  "while the parameters are made": (
+    "tasks.Task.init = with_ctrl_c(tasks.Task.init)",
+    "error: interrupted; the same command goes on",
+  ),
+  "while the first step is compiled": (
+    "train.make_train_step = lambda *args: with_ctrl_c(make_train_step(*args))",
+    "error: SIGINT: step 1 of 6 is saved",
+  ),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_at_any_moment_is_one_line_and_the_command_goes_on(
+  moment, tmp_path
+):
+  statement, words = MOMENTS[moment]
+  prelude = WITH_CTRL_C + statement
+  arguments = smoke("quickstart", tmp_path)
+  _, stderr = run(*arguments, cwd=tmp_path, code=75, prelude=prelude)
+  check_error(stderr, words)
+  assert ("finishes this step and saves it" in stderr) == ("SIGINT" in words)
+  run(*arguments, cwd=tmp_path)
+  lines = (tmp_path / "runs/smoke_quickstart/metrics.jsonl").read_text()
+  assert json.loads(lines.splitlines()[-1])["step"] == 6
+
+
 def write_genuine(path):
   """Writes the ten genuine Tetrominoes in the format of the original file."""
   drawn = tetrominoes.render(GENUINE)

@@ -64,13 +64,71 @@ def test_ari_leaves_the_background_out():
     assert ari(true, pred) == 1
 
 
-def test_foreground_ari_takes_the_largest_mask():
+def test_ari_with_background_equals_sklearn_on_all_pixels():
+  rng = np.random.default_rng(3)
+  true = rng.integers(0, 6, (7, 20, 30))
+  pred = np.where(rng.random(true.shape) < 0.3, 4, true % 5)
+  actual = metrics.adjusted_rand_index(
+    true, pred, num_true=6, num_pred=5, use_background=True
+  )
+  expected = [
+    sklearn.metrics.adjusted_rand_score(t.ravel(), p.ravel())
+    for t, p in zip(true, pred)
+  ]
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+  assert np.abs(actual - ari(true, pred)).min() > 1e-3
+
+
+def test_mean_best_overlap_equals_its_definition():
+  rng = np.random.default_rng(4)
+  true = rng.integers(0, 4, (6, 9, 11))
+  true[0] = np.minimum(true[0], 1)  # One object.
+  pred = np.where(rng.random(true.shape) < 0.4, 2, true)
+  expected = []
+  for t, p in zip(true, pred):
+    best = [
+      max(
+        np.sum((t == i) & (p == j)) / np.sum((t == i) | (p == j))
+        for j in range(5)
+      )
+      for i in set(t.ravel()) - {0}
+    ]
+    expected.append(np.mean(best))
+  actual = metrics.mean_best_overlap(true, pred, num_true=6, num_pred=5)
+  np.testing.assert_allclose(actual, expected, rtol=1e-6)
+  assert 0.3 < min(expected) and max(expected) < 0.9
+
+
+def test_mean_best_overlap_of_simple_cases():
+  def mbo(true, pred):
+    true, pred = np.array([true]), np.array([pred])
+    return metrics.mean_best_overlap(true, pred, num_true=4, num_pred=4)
+
+  assert mbo([0, 1, 2, 2], [3, 0, 1, 1]) == 1  # Equal but for the ids.
+  assert mbo([0, 1, 1, 2], [0, 0, 0, 0]) == pytest.approx((2 / 4 + 1 / 4) / 2)
+  assert mbo([0, 0, 1, 1], [1, 1, 2, 3]) == 0.5  # One object is split.
+  assert mbo([0, 0, 0, 0], [0, 1, 2, 3]) == 1  # There is no object.
+
+
+def test_segmentation_metrics_take_the_largest_mask():
   rng = np.random.default_rng(2)
   segments = rng.integers(0, 4, (2, 6, 7))
   masks = rng.random((2, 5, 6, 7, 1))
-  expected = ari(segments, masks[..., 0].argmax(1), num_true=4)
-  actual = metrics.foreground_ari(masks, segments, num_segments=4)
-  np.testing.assert_allclose(actual, expected)
+  ids = masks[..., 0].argmax(1)
+  actual = metrics.segmentation_metrics(masks, segments, num_segments=4)
+  sizes = {"num_true": 4, "num_pred": 5}
+  expected = {
+    "fg_ari": ari(segments, ids, num_true=4),
+    "ari": metrics.adjusted_rand_index(
+      segments, ids, **sizes, use_background=True
+    ),
+    "mbo": metrics.mean_best_overlap(segments, ids, **sizes),
+  }
+  assert actual.keys() == expected.keys()
+  for name, values in expected.items():
+    np.testing.assert_allclose(actual[name], values)
+  foreground = metrics.foreground_ari(masks, segments, num_segments=4)
+  np.testing.assert_array_equal(foreground, actual["fg_ari"])
 
 
 def slow_average_precision(predictions, targets, threshold):

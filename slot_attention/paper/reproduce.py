@@ -254,7 +254,9 @@ def main(arguments: Sequence[str]) -> None:
       f"give one name of a table or figure: {', '.join(EXPERIMENTS)}"
     )
   if flags.scale == "small":
-    cores = len(os.sched_getaffinity(0))
+    # macOS does not tell which cores a process may use.
+    affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))
+    cores = len(affinity(0))
     jax.config.update("jax_num_cpu_devices", min(2, cores))
   runs = Path(flags.runs)
   if flags.scale == "paper" and not (flags.yes or flags.finished):

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from slot_attention import command
+
 TETROMINOES = "tetrominoes_object_discovery"
 MULTI_DSPRITES = "multi_dsprites_object_discovery"
 BINARIZED = "multi_dsprites_binarized_object_discovery"
@@ -138,22 +140,8 @@ def value_of(config: ConfigDict, field: str) -> Any:
 
 
 def load_config(name: str) -> ConfigDict:
-  """Loads a config of the folder configs/, which only a clone has.
-
-  Args:
-    name: see `configs.load`.
-
-  Raises:
-    ImportError: if the folder is not there.
-  """
-  try:
-    import configs
-  except ModuleNotFoundError as error:
-    raise ImportError(
-      "the configs lie in the folder configs/ of the repository: start this"
-      " command there"
-    ) from error
-  return configs.load(name)
+  """Loads a config of the folder configs/, see `configs.load`."""
+  return command.import_configs().load(name)
 
 
 class Job(NamedTuple):

@@ -29,7 +29,7 @@ from tests.runs import (
 
 def test_a_run_writes_all_documented_files(config, tmp_path):
   metrics = train.train(config, tmp_path / "run")
-  assert set(metrics) == {"loss", "fg_ari"}
+  assert set(metrics) == {"loss", "fg_ari", "ari", "mbo"}
   lines = read_lines(tmp_path / "run")
   assert [(line["step"], line["split"]) for line in lines] == [
     (2, "train"), (3, "eval"), (4, "train"), (6, "train"), (6, "eval"),
