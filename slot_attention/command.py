@@ -21,10 +21,12 @@ Every command has --help, which prints the top of its file and every flag, and
 """
 
 from collections.abc import Callable, Sequence
+import hashlib
 import importlib.util
 import logging as std_logging
 import os
 from pathlib import Path
+import platform
 import re
 import sys
 import textwrap
@@ -38,6 +40,8 @@ from ml_collections import config_flags
 
 import slot_attention
 from slot_attention.checks import nearest
+
+_CACHE_BYTES = 2**30  # JAX removes the programs used longest ago.
 
 _FAILED, _BAD_USAGE = 1, 2
 _INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again".
@@ -74,6 +78,12 @@ class Flags(flags.FlagValues):
       0,
       "How much to log: -1 warnings, 0 also progress, 1 also where an error"
       " happened.",
+    )
+    self.define_string(
+      "compilation_cache",
+      _default_cache(),
+      "Folder in which JAX keeps compiled programs for the next time; processes"
+      " may share it. Empty: they are not kept.",
     )
 
   def define_string(self, name: str, default: str | None, text: str) -> None:
@@ -169,6 +179,7 @@ class Flags(flags.FlagValues):
       print(self._describe())
       sys.exit()
     logging.set_verbosity(self.verbosity)
+    _keep_compiled_programs(self.compilation_cache)
     if rest and not self.__dict__["_arguments"]:
       raise UsageError(f"arguments without a flag: {' '.join(rest)}")
     self._check_run()
@@ -264,6 +275,38 @@ def _check_package():
       f" overwritten {slot_attention.__file__}: pip uninstall slot-attention,"
       " and install this project again"
     )
+
+
+def _default_cache():
+  """Returns a folder for compiled programs in the user's cache.
+
+  A program for one CPU may crash on another that has fewer instructions. Each
+  kind of CPU therefore has its own folder, for homes that several machines use.
+  """
+  features = platform.processor()
+  information = Path("/proc/cpuinfo")
+  if information.exists():
+    # "flags" on x86, "Features" on ARM.
+    pattern = r"^(?:flags|Features)\s*:(.*)$"
+    (features, *_) = re.findall(pattern, information.read_text(), re.M) or [""]
+  digest = hashlib.sha256(f"{platform.machine()} {features}".encode())
+  root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+  return str(root / "slot_attention" / f"compiled-{digest.hexdigest()[:8]}")
+
+
+def _keep_compiled_programs(folder):
+  """Turns on JAX's compilation cache, if JAX has no other setting for it."""
+  if not folder or jax.config.jax_compilation_cache_dir:
+    return
+  try:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    logging.info("Compiled programs are not kept in %s: %s", folder, error)
+    return
+  jax.config.update("jax_compilation_cache_dir", folder)
+  # A limit also makes JAX lock the cache while it reads and writes.
+  jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _with_config_file(arguments):

@@ -1,6 +1,7 @@
 """Tests of what all commands have in common."""
 
 import importlib
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -67,6 +68,48 @@ def run(main, monkeypatch, capsys, *arguments):
   with pytest.raises(SystemExit) as end:
     command.run(main)
   return end.value.code, capsys.readouterr().err.splitlines()[-1]
+
+
+def test_compiled_programs_are_kept_and_damaged_ones_are_made_again(tmp_path):
+  program = """
+import sys
+from slot_attention import command
+import jax
+flags = command.Flags("Doc.")
+flags.parse([f"--compilation_cache={sys.argv[1]}"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+print(jax.jit(lambda x: x + 1)(1.5))
+"""
+  environment = {k: v for k, v in os.environ.items() if "CACHE" not in k}
+
+  def compile_with(cache):
+    done = subprocess.run(
+      [sys.executable, "-c", program, str(cache)],
+      capture_output=True, text=True, cwd=ROOT, env=environment,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "2.5\n"), done.stderr
+    return done.stderr
+
+  cache = tmp_path / "new" / "cache"
+  assert "persistent" not in compile_with(cache)
+  programs = {path: path.read_bytes() for path in cache.glob("*-cache")}
+  assert programs
+  assert "persistent" not in compile_with(cache)
+  assert programs == {path: path.read_bytes() for path in cache.glob("*-cache")}
+  for path, program_bytes in programs.items():
+    path.write_bytes(program_bytes[:-20])
+  assert "Error reading persistent compilation cache" in compile_with(cache)
+  (tmp_path / "file").touch()
+  assert "not kept" in compile_with(tmp_path / "file" / "cache")
+  compile_with("")
+
+
+def test_each_kind_of_cpu_has_its_own_cache(monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+  here = command._default_cache()
+  assert here.startswith("/somewhere/slot_attention/compiled-")
+  monkeypatch.setattr(command.platform, "machine", lambda: "another")
+  assert command._default_cache() != here
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ Letters in shapes: N images, M rows for objects, P = 19 numbers per object.
 from collections.abc import Mapping
 
 import numpy as np
-import scipy.ndimage
 
 # Classes in the order of the targets. The sources of CLEVR use other orders, so
 # classes are always converted by name.
@@ -63,6 +62,8 @@ def frame(images: np.ndarray, *, crop: bool, image_size: int) -> np.ndarray:
   Returns:
     uint8 [N, image_size, image_size, C].
   """
+  import scipy.ndimage  # Its import takes long and is rarely needed.
+
   images = _cut_out(images, crop).astype(np.float32)
   _, height, width, _ = images.shape
   # The result for an image does not depend on the other images.

@@ -25,7 +25,6 @@ There are three scales:
 
 from collections.abc import Iterator, Sequence
 import contextlib
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -34,6 +33,7 @@ import time
 from typing import Any
 
 from absl import logging
+import filelock
 import jax
 import numpy as np
 
@@ -158,13 +158,16 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
   If `wait` is True, it waits until it has.
   """
   workdir.parent.mkdir(parents=True, exist_ok=True)
-  with workdir.with_name(f"{workdir.name}.lock").open("w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-      yield False
-      return
+  lock = filelock.FileLock(workdir.with_name(f"{workdir.name}.lock"))
+  try:
+    lock.acquire(blocking=wait)
+  except filelock.Timeout:
+    yield False
+    return
+  try:
     yield True
+  finally:
+    lock.release()
 
 
 def _measure(name, experiment, row, config, workdir):

@@ -6,7 +6,6 @@ WORKDIR/lock           locked while the run trains
 
 from collections.abc import Iterator
 import contextlib
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -15,6 +14,7 @@ import time
 from typing import Any, NamedTuple
 
 from absl import logging
+import filelock
 import ml_collections
 
 from slot_attention import parallel, tasks, validation
@@ -185,21 +185,24 @@ def lock(workdir: Path) -> Iterator[None]:
   Raises:
     ValueError: if another process has locked it.
   """
-  with (workdir / "lock").open("w") as file:
-    taken = False
-    if parallel.is_first_process():
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        taken = True
-      except OSError as error:  # Some network disks have no locks.
-        logging.info("%s cannot be locked: %s", workdir, error.strerror)
+  lock_file = filelock.FileLock(workdir / "lock", fallback_to_soft=False)
+  taken = False
+  if parallel.is_first_process():
+    try:
+      lock_file.acquire(blocking=False)
+    except filelock.Timeout:
+      taken = True
+    except OSError as error:  # Some network disks have no locks.
+      logging.info("%s cannot be locked: %s", workdir, error.strerror)
+  try:
     if parallel.any_process(taken):
       raise ValueError(
         f"another process is training in {workdir}; wait for it, end it, or"
         " choose another --workdir"
       )
     yield
+  finally:
+    lock_file.release()
 
 
 def _tuples(value):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import contextlib
+import functools
 import json
 import os
 from pathlib import Path
@@ -42,14 +43,19 @@ class MetricWriter:
       on_metrics: called with every line.
     """
     self._on_metrics = on_metrics
+    self._workdir = workdir
     self._path = workdir / "metrics.jsonl"
-    self._file = self._tensorboard = None
+    self._file = None
     self._last = None  # Step and time of the last call of `write_speed`.
     if parallel.is_first_process():
       with self._errors_of_the_disk():
         self._keep_until(step)
         self._file = self._path.open("a")
-      self._tensorboard = _tensorboard(workdir)
+
+  @functools.cached_property
+  def _tensorboard(self):
+    # TensorFlow takes seconds to import, and the first step need not wait.
+    return _tensorboard(self._workdir) if self._file else None
 
   def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
     """Writes the metrics after `step` updates."""
@@ -107,7 +113,7 @@ class MetricWriter:
       # Closing would fail again for data that could not be written.
       with contextlib.suppress(OSError):
         self._file.close()
-    if self._tensorboard:
+    if self.__dict__.get("_tensorboard"):  # It has been used.
       self._tensorboard.close()
 
   @contextlib.contextmanager
