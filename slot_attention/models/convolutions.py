@@ -25,8 +25,10 @@ _BLOCK_BYTES = 2**20
 # Number of images in a block: the number of floats in a vector register.
 _BLOCK_IMAGES = 16
 # A block also reads the neighbouring rows that its kernel reaches. With fewer
-# rows per block, these extra rows cost more than the cache saves.
-_MIN_BLOCK_ROWS = 8
+# rows per block, counted over its images, these extra rows cost more than the
+# cache saves, and blocks of one image are better. Four images of 128x128 pixels
+# with 64 features take 0.76 of the time of blocks of 4 images x 8 rows.
+_MIN_BLOCK_ROWS = 128
 
 
 class Conv(nn.Module):
@@ -200,7 +202,7 @@ def _block_size(
   """Returns the number of images and the number of rows of a block."""
   images = min(_BLOCK_IMAGES, num_images)
   rows = _BLOCK_BYTES // (images * row_bytes)
-  if rows < min(_MIN_BLOCK_ROWS, height):
+  if images * min(rows, height) < min(_MIN_BLOCK_ROWS, images * height):
     images = 1
     rows = max(_BLOCK_BYTES // row_bytes, 1)
   # As few blocks as possible, of nearly equal height.

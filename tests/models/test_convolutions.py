@@ -94,7 +94,7 @@ def test_blocked_gradient_equals_the_plain_one(
 ):
   monkeypatch.setattr(convolutions, "_BLOCK_BYTES", block_bytes)
   monkeypatch.setattr(convolutions, "_BLOCK_IMAGES", 2)
-  monkeypatch.setattr(convolutions, "_MIN_BLOCK_ROWS", 3)
+  monkeypatch.setattr(convolutions, "_MIN_BLOCK_ROWS", 6)
   size = (11, 8)
   padding = jax.lax.padtype_to_pads(size, kernel_size, strides, "SAME")
   with jax.enable_x64(True):
