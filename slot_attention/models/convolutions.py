@@ -52,8 +52,7 @@ class Conv(nn.Module):
     kernel, bias = _parameters(
       self, (*self.kernel_size, inputs.shape[-1], self.features)
     )
-    is_on_cpu = jax.default_backend() == "cpu"
-    convolve = conv_with_blocked_gradient if is_on_cpu else conv
+    convolve = conv_with_blocked_gradient if _is_for_cpu() else conv
     padding = jax.lax.padtype_to_pads(
       inputs.shape[1:3], self.kernel_size, self.strides, "SAME"
     )
@@ -82,8 +81,7 @@ class ConvTranspose(nn.Module):
     kernel, bias = _parameters(
       self, (*self.kernel_size, self.features, inputs.shape[-1])
     )
-    is_on_cpu = jax.default_backend() == "cpu"
-    transpose = conv_transpose_by_phase if is_on_cpu else conv_transpose
+    transpose = conv_transpose_by_phase if _is_for_cpu() else conv_transpose
     return transpose(inputs, kernel, self.strides) + bias[None, None, None]
 
 
@@ -98,6 +96,17 @@ def relu(x: jax.Array) -> jax.Array:
 
 
 relu.defjvps(lambda tangent, y, x: jnp.where(y > 0, tangent, 0))
+
+
+def _is_for_cpu():
+  """Returns whether the function that is being traced will run on a CPU.
+
+  The devices of `parallel.data_parallel` need not be there: a step can be
+  compiled for TPUs on a machine without one.
+  """
+  target = jax.sharding.get_abstract_mesh().abstract_device
+  platform = target.platform if target else jax.default_backend()
+  return platform == "cpu"
 
 
 def _parameters(module, kernel_shape):

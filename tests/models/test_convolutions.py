@@ -187,3 +187,18 @@ def test_only_cpus_use_the_fast_convolutions(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda name=platform: name)
     layer(F, (5, 5), (2, 2)).init(jax.random.key(0), jnp.zeros((1, 3, 3, D)))
     assert bool(calls) == (platform == "cpu")
+
+
+def test_the_target_decides_and_not_the_devices_that_are_there(monkeypatch):
+  for name in ("conv_with_blocked_gradient", "conv_transpose_by_phase"):
+    monkeypatch.delattr(convolutions, name)
+  target = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
+  mesh = jax.sharding.AbstractMesh((1,), ("batch",), abstract_device=target)
+  images = jax.ShapeDtypeStruct((1, 3, 3, D), jnp.float32)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  for layer in (convolutions.Conv, convolutions.ConvTranspose):
+    init = layer(F, (5, 5), (2, 2)).init
+    with jax.sharding.use_abstract_mesh(mesh):
+      jax.eval_shape(init, key, images)
+    with pytest.raises(NameError):
+      jax.eval_shape(init, key, images)
