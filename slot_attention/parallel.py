@@ -84,10 +84,23 @@ def num_devices() -> int:
 
 
 def data_parallel(
-  function: Callable, donate_argnums: Sequence[int] = ()
+  function: Callable,
+  donate_argnums: Sequence[int] = (),
+  devices: Sequence[jax.Device] | None = None,
 ) -> Callable:
-  """Compiles a function of replicated and sharded arrays for all devices."""
-  return jax.pmap(function, axis_name=_AXIS, donate_argnums=donate_argnums)
+  """Compiles a function of replicated and sharded arrays for all devices.
+
+  Args:
+    function: of arrays without their first axis, which is that of the devices.
+    donate_argnums: positions of the arguments that a call consumes.
+    devices: for which it is compiled; None takes those that are there.
+  """
+  return jax.pmap(
+    function,
+    axis_name=_AXIS,
+    donate_argnums=donate_argnums,
+    devices=devices,
+  )
 
 
 def mean_over_devices(tree: Any) -> Any:

@@ -1,6 +1,6 @@
 """The one train loop, for every task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import json
 from pathlib import Path
 import time
@@ -167,8 +167,15 @@ def make_train_step(
   task: tasks.Task,
   optimizer: optax.GradientTransformation,
   slots_key: jax.Array,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Callable[[TrainState, batches.Batch], tuple[TrainState, jax.Array]]:
   """Compiles the updates of one dispatch for all devices.
+
+  Args:
+    task: whose model is trained.
+    optimizer: of its parameters.
+    slots_key: of the noise of the initial slots.
+    devices: see `parallel.data_parallel`.
 
   Returns:
     A function of the replicated state, which it consumes, and the sharded
@@ -198,7 +205,7 @@ def make_train_step(
     steps_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batches)
     return jax.lax.scan(train_step, state, steps_first)
 
-  return parallel.data_parallel(train_steps, donate_argnums=(0,))
+  return parallel.data_parallel(train_steps, (0,), devices)
 
 
 class _Due(NamedTuple):
