@@ -5,6 +5,11 @@
 
 A run lives in its --workdir. The same command goes on from the newest
 checkpoint there. --workdir=FOLDER alone takes the config from that folder.
+
+This compiles the training for TPUs, without one, and says what it needs:
+
+  python main.py --config=configs/clevr6_object_discovery.py --mode=compile \
+    --topology=v5e:4x4
 """
 
 from collections.abc import Sequence
@@ -14,7 +19,7 @@ from absl import logging
 import jax
 
 from slot_attention import command, parallel, validation
-from slot_attention.training import evaluate, runs, sweep, train
+from slot_attention.training import compilation, evaluate, runs, sweep, train
 
 _MODES = {
   "train": train.train,
@@ -36,10 +41,17 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_choice(
     "mode",
     "train",
-    list(_MODES),
+    [*_MODES, "compile"],
     "train, and evaluate at the end; eval, which evaluates the newest"
-    " checkpoint; or sweep, which evaluates it with other numbers of iterations"
-    " and slots.",
+    " checkpoint; sweep, which evaluates it with other numbers of iterations"
+    " and slots; or compile, which says what training needs of --topology.",
+  )
+  flags.define_choice(
+    "topology",
+    None,
+    compilation.TOPOLOGIES,
+    "The TPUs for which --mode=compile compiles: their kind, and how many stand"
+    " along each axis. None of them is needed.",
   )
   flags.define_string(
     "coordinator_address",
@@ -66,6 +78,11 @@ def main(arguments: Sequence[str]) -> None:
   if config is None:
     config = runs.load_config(workdir)
   config = validation.checked(config)
+  if flags.mode == "compile":
+    if not flags.topology:
+      raise command.UsageError("--mode=compile needs --topology")
+    compilation.describe(config, flags.topology)
+    return
   # Both only have an effect before the first use of a device.
   jax.config.update("jax_num_cpu_devices", config.num_cpu_devices)
   parallel.join_cluster(

@@ -1,0 +1,388 @@
+"""Compiles the train step for TPUs on a machine that has none.
+
+The compiler of TPUs comes with `pip install "jax[tpu]"` and runs on any x86-64
+Linux machine. It says what a step needs of a chip. What a step takes is not
+measured but computed, from the chip's published numbers.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import importlib.util
+import os
+import re
+import time
+from typing import Any
+
+from absl import logging
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+import ml_collections
+
+from slot_attention import tasks, validation
+from slot_attention.checks import check_choice
+from slot_attention.data import clevr, datasets
+from slot_attention.training import optimizers, train
+
+# What libtpu reads: there is no chip and no cluster to ask, and another process
+# may compile at the same time.
+_ENVIRONMENT = {
+  "TPU_HOST_BOUNDS": "1,1,1",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+_COLLECTIVES = (
+  "all-reduce",
+  "all-gather",
+  "all-to-all",
+  "collective-permute",
+  "reduce-scatter",
+)
+_HOST_TRANSFERS = ("infeed", "outfeed", "send", "recv")
+# Changes that may make a step fit, in the order in which they are tried.
+_REMEDIES = (
+  {"compute_dtype": "bfloat16"},
+  {"model.decoder.remat_chunk_size": 8},
+  {"compute_dtype": "bfloat16", "model.decoder.remat_chunk_size": 8},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A TPU chip, by the numbers that its maker publishes.
+
+  Attributes:
+    operations_per_second: with bfloat16 factors, which the matrix units also
+      take for float32 unless `jax_default_matmul_precision` says otherwise.
+    bytes_per_second: between the chip and its memory.
+    memory_bytes: of that memory.
+    shapes: of slices, as chips along each axis.
+    options: of the description of a slice, so that a chip is one device.
+  """
+
+  operations_per_second: float
+  bytes_per_second: float
+  memory_bytes: int
+  shapes: tuple[str, ...]
+  options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+_MEGACORE = {"chip_config_name": "megacore"}
+# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
+CHIPS = {
+  "v4": Chip(275e12, 1228e9, 32 * 2**30, _CUBIC, _MEGACORE),
+  "v5e": Chip(197e12, 819e9, 16 * 2**30, _FLAT),
+  "v5p": Chip(459e12, 2765e9, 95 * 2**30, _CUBIC),
+  "v6e": Chip(918e12, 1640e9, 32 * 2**30, _FLAT),
+}
+TOPOLOGIES = tuple(
+  f"{name}:{shape}" for name, chip in CHIPS.items() for shape in chip.shapes
+)
+
+
+class DoesNotFitError(ValueError):
+  """The step needs more memory than a chip has."""
+
+
+def describe(config: ml_collections.ConfigDict, topology: str) -> None:
+  """Compiles the train step for a slice of TPUs and prints what it needs.
+
+  Args:
+    config: that `validation.checked` has returned.
+    topology: chip and shape of the slice, for example "v5e:4x4".
+
+  Raises:
+    ValueError: for an unknown topology, or a batch that its chips cannot share.
+    DoesNotFitError: says what would fit.
+    ImportError: if the compiler of TPUs is not installed.
+  """
+  try:
+    facts = compile_step(config, topology)
+  except DoesNotFitError as error:
+    remedy = _find_remedy(config, topology)
+    raise DoesNotFitError(f"{error}. {remedy}") from error
+  needed, limit = memory_bytes(facts), _chip(topology).memory_bytes
+  if needed > limit:
+    raise DoesNotFitError(
+      f"training needs {_size(needed)} on each chip of {topology}, which has"
+      f" {_size(limit)}; {_size(facts['data_bytes'])} of them are examples,"
+      " which --config.data_placement=host leaves on the hosts"
+    )
+  for name, value in to_rows(facts):
+    print(f"{name:<22} {value}")
+
+
+def slice_devices(topology: str) -> list[jax.Device]:
+  """Returns the devices of a slice of TPUs, on which nothing can run.
+
+  There is one for each chip. JAX then uses the CPU of this machine and no cache
+  of compiled functions, because functions for absent devices cannot be read
+  from it. Call this before the first use of a device.
+
+  Args:
+    topology: see `describe`.
+
+  Raises:
+    ValueError: if there is no such topology; names the choices.
+    ImportError: if the compiler of TPUs is not installed.
+  """
+  check_choice("topology", topology, TOPOLOGIES)
+  if not importlib.util.find_spec("libtpu"):
+    raise ImportError(
+      'the compiler of TPUs is not installed: pip install "jax[tpu]"'
+    )
+  os.environ.update(_ENVIRONMENT)
+  jax.config.update("jax_platforms", "cpu")
+  jax.config.update("jax_enable_compilation_cache", False)
+  return topologies.get_topology_desc(
+    topology, platform="tpu", **_chip(topology).options
+  ).devices
+
+
+def compile_step(
+  config: ml_collections.ConfigDict, topology: str
+) -> dict[str, Any]:
+  """Compiles the train step and returns what the compiler says of it.
+
+  Returns:
+    A dict of
+      topology, chips, hosts, config's batch_size, compute_dtype and num_steps;
+      seconds_to_compile: on this machine;
+      argument_bytes, output_bytes, temporary_bytes, code_bytes: of one call on
+        each chip. The outputs lie in the place of donated arguments, except
+        unaliased_bytes;
+      data_bytes: at most, of the examples that lie on each chip;
+      operations, bytes_accessed: of one step on each chip. Loops inside a step
+        count once;
+      collectives, host_transfers: dicts of the number of each kind in a step;
+      donated, aliased: number of arrays of the state, and of those whose place
+        the next state takes;
+      compiler_seconds: the compiler's own estimate of a step, None if it has
+        none.
+
+  Raises:
+    ValueError, DoesNotFitError, ImportError: see `describe`.
+  """
+  devices = slice_devices(topology)
+  config = validation.checked(config, num_devices=len(devices))
+  task = tasks.make_task(config)
+  optimizer, _ = optimizers.from_config(config)
+  state, batch = _abstract(config, task, optimizer, len(devices))
+  step = train.make_train_step(
+    task, optimizer, jax.random.key(config.seed), devices
+  )
+  start = time.monotonic()
+  try:
+    compiled = step.lower(state, batch).compile()
+  except jax.errors.JaxRuntimeError as error:
+    share = config.batch_size // len(devices)
+    raise _explained(error, topology, share) from error
+  seconds = time.monotonic() - start
+  memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+  text = compiled.as_text()
+  header = text[: text.index("\n")]
+  return {
+    "topology": topology,
+    "chips": len(devices),
+    "hosts": len({device.process_index for device in devices}),
+    "batch_size": config.batch_size,
+    "compute_dtype": config.compute_dtype,
+    "num_steps": config.num_steps,
+    "seconds_to_compile": seconds,
+    "argument_bytes": memory.argument_size_in_bytes,
+    "output_bytes": memory.output_size_in_bytes,
+    "unaliased_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    "temporary_bytes": memory.temp_size_in_bytes,
+    "code_bytes": memory.generated_code_size_in_bytes,
+    "data_bytes": _data_bytes(config, task),
+    "operations": costs["flops"],
+    "bytes_accessed": costs["bytes accessed"],
+    "collectives": _count(text, _COLLECTIVES),
+    "host_transfers": _count(text, _HOST_TRANSFERS),
+    "donated": len(jax.tree.leaves(state)),
+    "aliased": len(re.findall(r"(?:may|must)-alias", header)),
+    "compiler_seconds": max(costs.get("optimal_seconds", 0), 0) or None,
+  }
+
+
+def estimate(facts: Mapping[str, Any]) -> dict[str, float]:
+  """Computes the least time of a step and of the run, from published numbers.
+
+  A chip can neither compute nor fetch faster than its peak, so a step takes at
+  least the longer of the two times. Sequential loops, which the matching of
+  sets has, and the exchange between chips take more.
+
+  Args:
+    facts: see `compile_step`.
+
+  Returns:
+    A dict of arithmetic_seconds, bandwidth_seconds and seconds of a step, and
+    of hours and chip_hours of all steps of the run.
+  """
+  chip = _chip(facts["topology"])
+  arithmetic = facts["operations"] / chip.operations_per_second
+  bandwidth = facts["bytes_accessed"] / chip.bytes_per_second
+  seconds = max(arithmetic, bandwidth)
+  hours = seconds * facts["num_steps"] / 3600
+  return {
+    "arithmetic_seconds": arithmetic,
+    "bandwidth_seconds": bandwidth,
+    "seconds": seconds,
+    "hours": hours,
+    "chip_hours": hours * facts["chips"],
+  }
+
+
+def memory_bytes(facts: Mapping[str, Any]) -> int:
+  """Returns the bytes that training needs on each chip, at most."""
+  parts = ("argument", "unaliased", "temporary", "code", "data")
+  return sum(facts[f"{part}_bytes"] for part in parts)
+
+
+def to_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """Describes what `compile_step` has returned, as pairs of name and value."""
+  chip = _chip(facts["topology"])
+  times = estimate(facts)
+  estimated = facts["compiler_seconds"]
+  each = facts["batch_size"] // facts["chips"]
+  return [
+    (
+      "slice",
+      f"{facts['topology']}: {facts['chips']} chip(s) of {facts['hosts']}"
+      f" host(s), {each} images each; {facts['compute_dtype']}",
+    ),
+    ("compiled in", f"{facts['seconds_to_compile']:.0f} s, on this machine"),
+    (
+      "memory of a chip",
+      f"{_size(memory_bytes(facts))} of {_size(chip.memory_bytes)}",
+    ),
+    ("  arguments", _size(facts["argument_bytes"])),
+    ("  outputs beside them", _size(facts["unaliased_bytes"])),
+    ("  temporary arrays", _size(facts["temporary_bytes"])),
+    ("  code", _size(facts["code_bytes"])),
+    ("  examples, at most", _size(facts["data_bytes"])),
+    ("operations", f"{facts['operations'] / 1e9:,.4g} GFLOP a step and chip"),
+    ("bytes accessed", f"{_size(facts['bytes_accessed'])} a step and chip"),
+    ("collectives", _in_words(facts["collectives"])),
+    ("transfers to hosts", _in_words(facts["host_transfers"])),
+    ("computed, not measured", ""),
+    (
+      "  a step, at least",
+      f"{1e3 * times['seconds']:.3g} ms: {1e3 * times['bandwidth_seconds']:.3g}"
+      f" ms by bandwidth, {1e3 * times['arithmetic_seconds']:.3g} ms by"
+      " arithmetic",
+    ),
+    (
+      "  by the compiler",
+      f"{1e3 * estimated:.3g} ms" if estimated else "no estimate",
+    ),
+    (
+      "  the run, at least",
+      f"{times['hours']:.3g} hours for {facts['num_steps']:,} steps,"
+      f" {times['chip_hours']:.3g} chip-hours",
+    ),
+  ]
+
+
+def _abstract(config, task, optimizer, num_devices):
+  """Returns shapes and types of the state and of the batches of a dispatch."""
+  shape = datasets.image_shape(config.data)
+
+  def make_state():
+    params = task.init(jax.random.key(config.seed), shape)
+    return train.TrainState(jnp.int32(0), params, optimizer.init(params))
+
+  examples = {"images": (shape, jnp.uint8), "example_ids": ((), jnp.int32)}
+  if task.num_outputs:
+    sets = (config.data.max_objects, clevr.TARGET_SIZE)
+    examples["targets"] = (sets, jnp.float32)
+  share = config.batch_size // num_devices
+  batch = {
+    name: jax.ShapeDtypeStruct(
+      (num_devices, share, config.steps_per_dispatch, *shape), dtype
+    )
+    for name, (shape, dtype) in examples.items()
+  }
+  state = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((num_devices, *x.shape), x.dtype),
+    jax.eval_shape(make_state),
+  )
+  return state, batch
+
+
+def _data_bytes(config, task):
+  """Returns the bytes of the examples that lie on every device, at most.
+
+  Each has an image, at most one segment a pixel, and at most one set. Images
+  with too many objects, which are left out, count.
+  """
+  if config.data_placement != "device":
+    return 0
+  height, width, channels = datasets.image_shape(config.data)
+  size = height * width * (channels + 1)
+  if task.num_outputs:
+    size += 4 * config.data.max_objects * clevr.TARGET_SIZE
+  return size * (config.data.num_train + config.data.num_eval)
+
+
+def _count(text, kinds):
+  """Counts the instructions of each kind in a compiled program."""
+  counts = {
+    kind: len(re.findall(rf" {kind}(?:-start)?\(", text)) for kind in kinds
+  }
+  return {kind: number for kind, number in counts.items() if number}
+
+
+def _explained(error, topology, share):
+  """Returns a DoesNotFitError if the compiler says so, else the error.
+
+  The memory that a step needs grows with a chip's share of the batch.
+  """
+  sizes = re.findall(r"([\d.]+)([KMGT])\b", str(error))
+  if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
+    return error
+  exponents = {"K": 10, "M": 20, "G": 30, "T": 40}
+  needed, limit = (
+    float(number) * 2 ** exponents[unit] for number, unit in sizes[:2]
+  )
+  return DoesNotFitError(
+    f"the step needs {_size(needed)} on each chip of {topology}, which has"
+    f" {_size(limit)} for it: enough for about {int(share * limit / needed)}"
+    f" of the {share} images of a chip"
+  )
+
+
+def _find_remedy(config, topology):
+  """Says which change makes a step fit that does not; compiles each."""
+  for changes in _REMEDIES:
+    flags = " ".join(f"--config.{name}={new}" for name, new in changes.items())
+    changed = config.copy_and_resolve_references()
+    try:
+      changed.update_from_flattened_dict(changes)
+    except KeyError:  # The model has no decoder.
+      continue
+    logging.info("It does not fit. Compiling with %s", flags)
+    try:
+      needed = memory_bytes(compile_step(changed, topology))
+    except DoesNotFitError:
+      continue
+    return f"With {flags} it takes {_size(needed)} and fits"
+  return "Take a smaller batch_size or more chips"
+
+
+def _chip(topology):
+  return CHIPS[topology.partition(":")[0]]
+
+
+def _size(size):
+  """Writes a number of bytes."""
+  if size < 2**30:
+    return f"{size / 2**20:.3g} MiB"
+  return f"{size / 2**30:,.4g} GiB"
+
+
+def _in_words(counts):
+  return ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "none"
