@@ -1,0 +1,218 @@
+"""Compiles training steps for TPUs, without one, and says what they need.
+
+  python -m benchmarks.tpu --output=results/tpu
+  python -m benchmarks.tpu --configs=clevr6_object_discovery \
+    --topologies=v5e:2x2 --variants="as it is,no shortcut"
+
+Each step is compiled in a process of its own, one after the other. Nothing is
+measured but the time that compiling takes on this machine: the other numbers
+are the compiler's, and times of steps and runs are computed from the chip's
+published numbers. With --output=NAME, the command writes NAME.json and NAME.md,
+and updates them after every step.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import concurrent.futures
+import itertools
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+import configs
+from slot_attention import command, tasks
+from slot_attention.models import convolutions, slot_models
+from slot_attention.paper import provenance, rows
+from slot_attention.progress import progress_bar
+from slot_attention.training import compilation
+
+_CONFIGS = (
+  rows.TETROMINOES,
+  rows.MULTI_DSPRITES,
+  rows.BINARIZED,
+  rows.CLEVR6,
+  rows.GRAYSCALE,
+  rows.CLEVR10_SETS,
+  rows.CLEVR6_SETS,
+)
+
+
+def _no_shortcut(config):
+  slot_models.SpatialBroadcastDecoder._use_shortcut = False
+
+
+def _no_barrier(config):
+  slot_models.relu = nn.relu
+
+
+def _by_phase(config):
+  convolutions.conv_transpose = convolutions.conv_transpose_by_phase
+  convolutions.conv_with_blocked_gradient = convolutions.conv
+
+
+def _no_matching(config):
+  tasks.losses.match = lambda costs: (
+    (
+      jax.numpy.broadcast_to(
+        jax.numpy.arange(costs.shape[1]), (len(costs), costs.shape[1])
+      ),
+    )
+    * 2
+  )
+
+
+def _with(field, value):
+  def change(config):
+    config.update_from_flattened_dict({field: value})
+
+  return change
+
+
+# By its name: changes the config or this process.
+VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
+  "as it is": lambda config: None,
+  "no shortcut": _no_shortcut,
+  "no barrier": _no_barrier,
+  "by phase": _by_phase,
+  "no matching": _no_matching,
+  "remat in chunks of 8": _with("model.decoder.remat_chunk_size", 8),
+  "1 step a dispatch": _with("steps_per_dispatch", 1),
+  "1 iteration": _with("model.slot_attention.num_iterations", 1),
+}
+
+
+def compile_case(
+  name: str, topology: str, precision: str, variant: str
+) -> dict[str, Any]:
+  """Compiles a step of a config; see `compilation.compile_step`.
+
+  If it does not fit, the only fact is why.
+  """
+  config = configs.load(name)
+  config.compute_dtype = precision
+  VARIANTS[variant](config)
+  case = {"config": name, "precision": precision, "variant": variant}
+  try:
+    facts = compilation.compile_step(config, topology)
+  except compilation.DoesNotFitError as error:
+    return {**case, "topology": topology, "does_not_fit": str(error)}
+  return {**case, **facts, **compilation.estimate(facts)}
+
+
+def to_markdown(cases: Sequence[Mapping[str, Any]]) -> str:
+  """Formats the cases as a table."""
+  lines = [
+    "| config | slice | precision | variant | to compile | memory | of it"
+    " temporary | code | GFLOP | GB accessed | by arithmetic | by bandwidth |"
+    " the run | chip-hours | all-reduces |",
+    f"|{'---|' * 15}",
+  ]
+  for case in cases:
+    cells = [
+      case["config"],
+      case["topology"],
+      case["precision"],
+      case["variant"],
+    ]
+    if "does_not_fit" in case:
+      cells += [case["does_not_fit"], *[""] * 10]
+    else:
+      cells += [
+        f"{case['seconds_to_compile']:.0f} s",
+        f"{compilation.memory_bytes(case) / 2**30:.3g} GiB",
+        f"{case['temporary_bytes'] / 2**30:.3g} GiB",
+        f"{case['code_bytes'] / 2**20:.3g} MiB",
+        f"{case['operations'] / 1e9:,.4g}",
+        f"{case['bytes_accessed'] / 1e9:.3g}",
+        f"{case['arithmetic_seconds'] * 1e3:.3g} ms",
+        f"{case['bandwidth_seconds'] * 1e3:.3g} ms",
+        f"{case['hours']:.3g} h",
+        f"{case['chip_hours']:.3g}",
+        str(case["collectives"].get("all-reduce", 0)),
+      ]
+    lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines) + "\n"
+
+
+def parse_flags(arguments: Sequence[str]) -> command.Flags:
+  """Reads the flags of the command."""
+  flags = command.Flags(__doc__)
+  flags.define_string(
+    "configs", ",".join(_CONFIGS), "Names of configs, with commas."
+  )
+  flags.define_string(
+    "topologies", "v5e:2x2,v5e:4x4", "Slices of TPUs, with commas."
+  )
+  flags.define_string(
+    "precisions", ",".join(tasks.COMPUTE_DTYPES), "Precisions, with commas."
+  )
+  flags.define_string(
+    "variants",
+    "as it is",
+    f"Changes of the step, with commas: {', '.join(VARIANTS)}.",
+  )
+  flags.define_string(
+    "output", None, "Path of the results, without a suffix. Default: none."
+  )
+  flags.parse(arguments)
+  for name, choices in (
+    ("topologies", compilation.TOPOLOGIES),
+    ("precisions", tasks.COMPUTE_DTYPES),
+    ("variants", VARIANTS),
+  ):
+    for value in flags[name].value.split(","):
+      if value not in choices:
+        raise command.UsageError(
+          f"--{name}: {value} is not one of {', '.join(choices)}"
+        )
+  return flags
+
+
+def write(path: Path, cases: Sequence[Mapping[str, Any]]) -> None:
+  """Writes the cases as JSON and as a table."""
+  about = {
+    "command": provenance.command("benchmarks.tpu"),
+    **provenance.provenance(["jax", "jaxlib", "libtpu", "flax", "optax"]),
+    "cases": cases,
+  }
+  path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
+  versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+  path.with_suffix(".md").write_text(
+    f"# Training steps compiled for TPUs\n\n`{about['command']}`,"
+    f" {about['date']}, compiled on {about['hardware']}; {versions}. No TPU was"
+    " used: memory, operations and bytes are those of the compiler for one chip"
+    " (and one step), times are computed from the chip's published peak and"
+    " bandwidth, and are what a step takes at least. Memory includes the"
+    f" examples that lie on the chip, at most.\n\n{to_markdown(cases)}"
+  )
+
+
+def main(arguments: Sequence[str]) -> None:
+  """The command; see the top of this file."""
+  flags = parse_flags(arguments)
+  jax.config.update("jax_platforms", "cpu")
+  choices = (flags.configs, flags.topologies, flags.precisions, flags.variants)
+  combinations = list(itertools.product(*(x.split(",") for x in choices)))
+  cases = []
+  with (
+    concurrent.futures.ProcessPoolExecutor(
+      max_workers=1,
+      max_tasks_per_child=1,
+      mp_context=multiprocessing.get_context("spawn"),
+    ) as pool,
+    progress_bar(total=len(combinations), desc="compiling", unit="step") as bar,
+  ):
+    for case in pool.map(compile_case, *zip(*combinations)):
+      cases.append(case)
+      bar.update()
+      if flags.output:
+        write(Path(flags.output), cases)
+  print(to_markdown(cases))
+
+
+if __name__ == "__main__":
+  command.run(main)
