@@ -107,9 +107,9 @@ def to_markdown(cases: Sequence[Mapping[str, Any]]) -> str:
   """Formats the cases as a table."""
   lines = [
     "| config | slice | precision | variant | to compile | memory | of it"
-    " temporary | code | GFLOP | GB accessed | by arithmetic | by bandwidth |"
-    " the run | chip-hours | all-reduces |",
-    f"|{'---|' * 15}",
+    " temporary | code | GFLOP | GB accessed | in HBM | by arithmetic | by"
+    " bandwidth | the run | chip-hours | all-reduces |",
+    f"|{'---|' * 16}",
   ]
   for case in cases:
     cells = [
@@ -119,7 +119,7 @@ def to_markdown(cases: Sequence[Mapping[str, Any]]) -> str:
       case["variant"],
     ]
     if "does_not_fit" in case:
-      cells += [case["does_not_fit"], *[""] * 10]
+      cells += [case["does_not_fit"], *[""] * 11]
     else:
       cells += [
         f"{case['seconds_to_compile']:.0f} s",
@@ -128,6 +128,7 @@ def to_markdown(cases: Sequence[Mapping[str, Any]]) -> str:
         f"{case['code_bytes'] / 2**20:.3g} MiB",
         f"{case['operations'] / 1e9:,.4g}",
         f"{case['bytes_accessed'] / 1e9:.3g}",
+        f"{case['main_memory_bytes'] / 1e9:.3g}",
         f"{case['arithmetic_seconds'] * 1e3:.3g} ms",
         f"{case['bandwidth_seconds'] * 1e3:.3g} ms",
         f"{case['hours']:.3g} h",
@@ -183,11 +184,11 @@ def write(path: Path, cases: Sequence[Mapping[str, Any]]) -> None:
   versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
   path.with_suffix(".md").write_text(
     f"# Training steps compiled for TPUs\n\n`{about['command']}`,"
-    f" {about['date']}, compiled on {about['hardware']}; {versions}. No TPU was"
-    " used: memory, operations and bytes are those of the compiler for one chip"
-    " (and one step), times are computed from the chip's published peak and"
-    " bandwidth, and are what a step takes at least. Memory includes the"
-    f" examples that lie on the chip, at most.\n\n{to_markdown(cases)}"
+    f" {about['date']}, compiled on {about['hardware']}; {versions}. No TPU"
+    " was used. Memory is that of a chip, with the examples on it, at most."
+    " Operations and bytes are those of a step on each chip; HBM is the chip's"
+    " main memory. Times are computed from them and from the chip's published"
+    f" peak and bandwidth; real ones are longer.\n\n{to_markdown(cases)}"
   )
 
 

@@ -22,7 +22,7 @@ import ml_collections
 from slot_attention import tasks, validation
 from slot_attention.checks import check_choice
 from slot_attention.data import clevr, datasets
-from slot_attention.training import optimizers, train
+from slot_attention.training import optimizers, programs, train
 
 # What libtpu reads: there is no chip and no cluster to ask, and another process
 # may compile at the same time.
@@ -112,7 +112,7 @@ def describe(config: ml_collections.ConfigDict, topology: str) -> None:
       " which --config.data_placement=host leaves on the hosts"
     )
   for name, value in to_rows(facts):
-    print(f"{name:<22} {value}")
+    print(f"{name:<24} {value}")
 
 
 def slice_devices(topology: str) -> list[jax.Device]:
@@ -155,8 +155,11 @@ def compile_step(
         each chip. The outputs lie in the place of donated arguments, except
         unaliased_bytes;
       data_bytes: at most, of the examples that lie on each chip;
-      operations, bytes_accessed: of one step on each chip. Loops inside a step
-        count once;
+      operations, bytes_accessed: of one step on each chip, as the compiler
+        counts them, in all memories. Loops inside a step count once;
+      main_memory_bytes: those of them in the chip's main memory, counted from
+        the text of the program;
+      fusions: number of compiled loops over arrays in a step;
       collectives, host_transfers: dicts of the number of each kind in a step;
       donated, aliased: number of arrays of the state, and of those whose place
         the next state takes;
@@ -183,7 +186,6 @@ def compile_step(
   seconds = time.monotonic() - start
   memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
   text = compiled.as_text()
-  header = text[: text.index("\n")]
   return {
     "topology": topology,
     "chips": len(devices),
@@ -200,20 +202,24 @@ def compile_step(
     "data_bytes": _data_bytes(config, task),
     "operations": costs["flops"],
     "bytes_accessed": costs["bytes accessed"],
-    "collectives": _count(text, _COLLECTIVES),
-    "host_transfers": _count(text, _HOST_TRANSFERS),
+    "main_memory_bytes": programs.main_memory_bytes(text),
+    "fusions": programs.count(text, ["fusion"]).get("fusion", 0),
+    "collectives": programs.count(text, _COLLECTIVES),
+    "host_transfers": programs.count(text, _HOST_TRANSFERS),
     "donated": len(jax.tree.leaves(state)),
-    "aliased": len(re.findall(r"(?:may|must)-alias", header)),
+    "aliased": programs.count_aliased(text),
     "compiler_seconds": max(costs.get("optimal_seconds", 0), 0) or None,
   }
 
 
 def estimate(facts: Mapping[str, Any]) -> dict[str, float]:
-  """Computes the least time of a step and of the run, from published numbers.
+  """Computes times of a step and of the run by the roofline model.
 
-  A chip can neither compute nor fetch faster than its peak, so a step takes at
-  least the longer of the two times. Sequential loops, which the matching of
-  sets has, and the exchange between chips take more.
+  A step takes the longer of two times: that of its operations at the chip's
+  published peak, and that of its bytes at the published bandwidth of the main
+  memory. A real step takes longer: matrix units are not full where layers have
+  fewer than 128 features, small instructions and the sequential loops of the
+  matching wait for each other, and chips for the gradients of the others.
 
   Args:
     facts: see `compile_step`.
@@ -224,7 +230,7 @@ def estimate(facts: Mapping[str, Any]) -> dict[str, float]:
   """
   chip = _chip(facts["topology"])
   arithmetic = facts["operations"] / chip.operations_per_second
-  bandwidth = facts["bytes_accessed"] / chip.bytes_per_second
+  bandwidth = facts["main_memory_bytes"] / chip.bytes_per_second
   seconds = max(arithmetic, bandwidth)
   hours = seconds * facts["num_steps"] / 3600
   return {
@@ -265,22 +271,26 @@ def to_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     ("  code", _size(facts["code_bytes"])),
     ("  examples, at most", _size(facts["data_bytes"])),
     ("operations", f"{facts['operations'] / 1e9:,.4g} GFLOP a step and chip"),
-    ("bytes accessed", f"{_size(facts['bytes_accessed'])} a step and chip"),
+    (
+      "bytes accessed",
+      f"{_size(facts['bytes_accessed'])} a step and chip,"
+      f" {_size(facts['main_memory_bytes'])} in the main memory",
+    ),
     ("collectives", _in_words(facts["collectives"])),
     ("transfers to hosts", _in_words(facts["host_transfers"])),
     ("computed, not measured", ""),
     (
-      "  a step, at least",
+      "  a step, by roofline",
       f"{1e3 * times['seconds']:.3g} ms: {1e3 * times['bandwidth_seconds']:.3g}"
       f" ms by bandwidth, {1e3 * times['arithmetic_seconds']:.3g} ms by"
       " arithmetic",
     ),
     (
-      "  by the compiler",
+      "  a step, by compiler",
       f"{1e3 * estimated:.3g} ms" if estimated else "no estimate",
     ),
     (
-      "  the run, at least",
+      "  the run, by roofline",
       f"{times['hours']:.3g} hours for {facts['num_steps']:,} steps,"
       f" {times['chip_hours']:.3g} chip-hours",
     ),
@@ -326,14 +336,6 @@ def _data_bytes(config, task):
   if task.num_outputs:
     size += 4 * config.data.max_objects * clevr.TARGET_SIZE
   return size * (config.data.num_train + config.data.num_eval)
-
-
-def _count(text, kinds):
-  """Counts the instructions of each kind in a compiled program."""
-  counts = {
-    kind: len(re.findall(rf" {kind}(?:-start)?\(", text)) for kind in kinds
-  }
-  return {kind: number for kind, number in counts.items() if number}
 
 
 def _explained(error, topology, share):
