@@ -8,6 +8,7 @@ measured but computed, from the chip's published numbers.
 from collections.abc import Mapping
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 import time
@@ -115,6 +116,17 @@ def describe(config: ml_collections.ConfigDict, topology: str) -> None:
     print(f"{name:<24} {value}")
 
 
+def num_chips(topology: str) -> int:
+  """Returns the number of chips of a slice of TPUs.
+
+  Raises:
+    ValueError: if there is no such topology; names the choices.
+  """
+  check_choice("topology", topology, TOPOLOGIES)
+  _, _, shape = topology.partition(":")
+  return math.prod(map(int, shape.split("x")))
+
+
 def slice_devices(topology: str) -> list[jax.Device]:
   """Returns the devices of a slice of TPUs, on which nothing can run.
 
@@ -126,10 +138,8 @@ def slice_devices(topology: str) -> list[jax.Device]:
     topology: see `describe`.
 
   Raises:
-    ValueError: if there is no such topology; names the choices.
     ImportError: if the compiler of TPUs is not installed.
   """
-  check_choice("topology", topology, TOPOLOGIES)
   if not importlib.util.find_spec("libtpu"):
     raise ImportError(
       'the compiler of TPUs is not installed: pip install "jax[tpu]"'
@@ -169,8 +179,8 @@ def compile_step(
   Raises:
     ValueError, DoesNotFitError, ImportError: see `describe`.
   """
+  config = validation.checked(config, num_devices=num_chips(topology))
   devices = slice_devices(topology)
-  config = validation.checked(config, num_devices=len(devices))
   task = tasks.make_task(config)
   optimizer, _ = optimizers.from_config(config)
   state, batch = _abstract(config, task, optimizer, len(devices))

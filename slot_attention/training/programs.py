@@ -66,7 +66,7 @@ def main_memory_bytes(text: str) -> int:
     if kind in _FREE or kind.endswith("-done"):
       continue
     if kind == "slice-start":  # ((the whole), the part, ...)
-      _, _, part = shape.partition("), ")
+      part = _ARRAY.search(shape.partition("), ")[2])[0]
       total += _bytes(part, only_main=False)
     elif kind.endswith("-start"):  # (from, to, ...)
       total += _bytes(shape)
