@@ -28,7 +28,7 @@ from slot_attention import command, tasks
 from slot_attention.models import convolutions, slot_models
 from slot_attention.paper import provenance, rows
 from slot_attention.progress import progress_bar
-from slot_attention.training import compilation
+from slot_attention.training import chips, compilation
 
 _CONFIGS = (
   rows.TETROMINOES,
@@ -161,7 +161,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   )
   flags.parse(arguments)
   for name, choices in (
-    ("topologies", compilation.TOPOLOGIES),
+    ("topologies", chips.TOPOLOGIES),
     ("precisions", tasks.COMPUTE_DTYPES),
     ("variants", VARIANTS),
   ):

@@ -19,7 +19,14 @@ from absl import logging
 import jax
 
 from slot_attention import command, parallel, validation
-from slot_attention.training import compilation, evaluate, runs, sweep, train
+from slot_attention.training import (
+  chips,
+  compilation,
+  evaluate,
+  runs,
+  sweep,
+  train,
+)
 
 _MODES = {
   "train": train.train,
@@ -49,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_choice(
     "topology",
     None,
-    compilation.TOPOLOGIES,
+    chips.TOPOLOGIES,
     "The TPUs for which --mode=compile compiles: their kind, and how many stand"
     " along each axis. None of them is needed.",
   )

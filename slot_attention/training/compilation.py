@@ -6,33 +6,19 @@ measured but computed, from the chip's published numbers.
 """
 
 from collections.abc import Mapping
-import dataclasses
-import importlib.util
-import math
-import os
 import re
 import time
 from typing import Any
 
 from absl import logging
 import jax
-from jax.experimental import topologies
 import jax.numpy as jnp
 import ml_collections
 
 from slot_attention import tasks, validation
-from slot_attention.checks import check_choice
 from slot_attention.data import clevr, datasets
-from slot_attention.training import optimizers, programs, train
+from slot_attention.training import chips, optimizers, programs, train
 
-# What libtpu reads: there is no chip and no cluster to ask, and another process
-# may compile at the same time.
-_ENVIRONMENT = {
-  "TPU_HOST_BOUNDS": "1,1,1",
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 _COLLECTIVES = (
   "all-reduce",
   "all-gather",
@@ -46,41 +32,6 @@ _REMEDIES = (
   {"compute_dtype": "bfloat16"},
   {"model.decoder.remat_chunk_size": 8},
   {"compute_dtype": "bfloat16", "model.decoder.remat_chunk_size": 8},
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """A TPU chip, by the numbers that its maker publishes.
-
-  Attributes:
-    operations_per_second: with bfloat16 factors, which the matrix units also
-      take for float32 unless `jax_default_matmul_precision` says otherwise.
-    bytes_per_second: between the chip and its memory.
-    memory_bytes: of that memory.
-    shapes: of slices, as chips along each axis.
-    options: of the description of a slice, so that a chip is one device.
-  """
-
-  operations_per_second: float
-  bytes_per_second: float
-  memory_bytes: int
-  shapes: tuple[str, ...]
-  options: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
-_MEGACORE = {"chip_config_name": "megacore"}
-# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
-CHIPS = {
-  "v4": Chip(275e12, 1228e9, 32 * 2**30, _CUBIC, _MEGACORE),
-  "v5e": Chip(197e12, 819e9, 16 * 2**30, _FLAT),
-  "v5p": Chip(459e12, 2765e9, 95 * 2**30, _CUBIC),
-  "v6e": Chip(918e12, 1640e9, 32 * 2**30, _FLAT),
-}
-TOPOLOGIES = tuple(
-  f"{name}:{shape}" for name, chip in CHIPS.items() for shape in chip.shapes
 )
 
 
@@ -105,7 +56,7 @@ def describe(config: ml_collections.ConfigDict, topology: str) -> None:
   except DoesNotFitError as error:
     remedy = _find_remedy(config, topology)
     raise DoesNotFitError(f"{error}. {remedy}") from error
-  needed, limit = memory_bytes(facts), _chip(topology).memory_bytes
+  needed, limit = memory_bytes(facts), chips.of(topology).memory_bytes
   if needed > limit:
     raise DoesNotFitError(
       f"training needs {_size(needed)} on each chip of {topology}, which has"
@@ -114,42 +65,6 @@ def describe(config: ml_collections.ConfigDict, topology: str) -> None:
     )
   for name, value in to_rows(facts):
     print(f"{name:<24} {value}")
-
-
-def num_chips(topology: str) -> int:
-  """Returns the number of chips of a slice of TPUs.
-
-  Raises:
-    ValueError: if there is no such topology; names the choices.
-  """
-  check_choice("topology", topology, TOPOLOGIES)
-  _, _, shape = topology.partition(":")
-  return math.prod(map(int, shape.split("x")))
-
-
-def slice_devices(topology: str) -> list[jax.Device]:
-  """Returns the devices of a slice of TPUs, on which nothing can run.
-
-  There is one for each chip. JAX then uses the CPU of this machine and no cache
-  of compiled functions, because functions for absent devices cannot be read
-  from it. Call this before the first use of a device.
-
-  Args:
-    topology: see `describe`.
-
-  Raises:
-    ImportError: if the compiler of TPUs is not installed.
-  """
-  if not importlib.util.find_spec("libtpu"):
-    raise ImportError(
-      'the compiler of TPUs is not installed: pip install "jax[tpu]"'
-    )
-  os.environ.update(_ENVIRONMENT)
-  jax.config.update("jax_platforms", "cpu")
-  jax.config.update("jax_enable_compilation_cache", False)
-  return topologies.get_topology_desc(
-    topology, platform="tpu", **_chip(topology).options
-  ).devices
 
 
 def compile_step(
@@ -169,7 +84,8 @@ def compile_step(
         counts them, in all memories. Loops inside a step count once;
       main_memory_bytes: those of them in the chip's main memory, counted from
         the text of the program;
-      fusions: number of compiled loops over arrays in a step;
+      loops: number of loops, that over the steps of a dispatch included;
+      fusions: number of instructions that XLA has made of several;
       collectives, host_transfers: dicts of the number of each kind in a step;
       donated, aliased: number of arrays of the state, and of those whose place
         the next state takes;
@@ -179,8 +95,8 @@ def compile_step(
   Raises:
     ValueError, DoesNotFitError, ImportError: see `describe`.
   """
-  config = validation.checked(config, num_devices=num_chips(topology))
-  devices = slice_devices(topology)
+  config = validation.checked(config, num_devices=chips.number(topology))
+  devices = chips.devices(topology)
   task = tasks.make_task(config)
   optimizer, _ = optimizers.from_config(config)
   state, batch = _abstract(config, task, optimizer, len(devices))
@@ -213,6 +129,7 @@ def compile_step(
     "operations": costs["flops"],
     "bytes_accessed": costs["bytes accessed"],
     "main_memory_bytes": programs.main_memory_bytes(text),
+    "loops": programs.count(text, ["while"]).get("while", 0),
     "fusions": programs.count(text, ["fusion"]).get("fusion", 0),
     "collectives": programs.count(text, _COLLECTIVES),
     "host_transfers": programs.count(text, _HOST_TRANSFERS),
@@ -238,7 +155,7 @@ def estimate(facts: Mapping[str, Any]) -> dict[str, float]:
     A dict of arithmetic_seconds, bandwidth_seconds and seconds of a step, and
     of hours and chip_hours of all steps of the run.
   """
-  chip = _chip(facts["topology"])
+  chip = chips.of(facts["topology"])
   arithmetic = facts["operations"] / chip.operations_per_second
   bandwidth = facts["main_memory_bytes"] / chip.bytes_per_second
   seconds = max(arithmetic, bandwidth)
@@ -260,7 +177,7 @@ def memory_bytes(facts: Mapping[str, Any]) -> int:
 
 def to_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
   """Describes what `compile_step` has returned, as pairs of name and value."""
-  chip = _chip(facts["topology"])
+  chip = chips.of(facts["topology"])
   times = estimate(facts)
   estimated = facts["compiler_seconds"]
   each = facts["batch_size"] // facts["chips"]
@@ -280,6 +197,7 @@ def to_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     ("  temporary arrays", _size(facts["temporary_bytes"])),
     ("  code", _size(facts["code_bytes"])),
     ("  examples, at most", _size(facts["data_bytes"])),
+    ("loops", f"{facts['loops']}, whose bodies count once in what follows"),
     ("operations", f"{facts['operations'] / 1e9:,.4g} GFLOP a step and chip"),
     (
       "bytes accessed",
@@ -383,10 +301,6 @@ def _find_remedy(config, topology):
       continue
     return f"With {flags} it takes {_size(needed)} and fits"
   return "Take a smaller batch_size or more chips"
-
-
-def _chip(topology):
-  return CHIPS[topology.partition(":")[0]]
 
 
 def _size(size):

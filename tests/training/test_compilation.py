@@ -14,7 +14,7 @@ import pytest
 import configs
 import main
 from slot_attention import command, validation
-from slot_attention.training import compilation, train
+from slot_attention.training import chips, compilation, train
 
 ROOT = Path(__file__).parents[2]
 needs_libtpu = pytest.mark.skipif(
@@ -38,6 +38,7 @@ FACTS = {
   "operations": 197e12 / 2,
   "bytes_accessed": 4e12,
   "main_memory_bytes": 819e9 * 2,
+  "loops": 3,
   "fusions": 500,
   "collectives": {"all-reduce": 1},
   "host_transfers": {},
@@ -83,7 +84,7 @@ def test_a_step_reduces_once_and_never_asks_the_host(name, topology):
   assert facts["host_transfers"] == {}
   assert facts["aliased"] == facts["donated"] > 100
   assert 0 < facts["main_memory_bytes"] < facts["bytes_accessed"]
-  assert facts["chips"] == compilation.num_chips(topology)
+  assert facts["chips"] == chips.number(topology)
   assert 0 < facts["unaliased_bytes"] < 2**12 < facts["argument_bytes"]
 
 
@@ -113,14 +114,14 @@ def test_the_command_needs_neither_data_nor_a_folder(tmp_path):
 
 
 def test_every_topology_has_a_number_of_chips():
-  assert compilation.num_chips("v5e:16x16") == 256
-  assert compilation.num_chips("v5p:2x2x4") == 16
-  assert all(map(compilation.num_chips, compilation.TOPOLOGIES))
+  assert chips.number("v5e:16x16") == 256
+  assert chips.number("v5p:2x2x4") == 16
+  assert all(map(chips.number, chips.TOPOLOGIES))
 
 
 def test_an_unknown_topology_is_refused():
   with pytest.raises(ValueError, match="'v5e:3x3' is not one of v4:2x2x1, "):
-    compilation.num_chips("v5e:3x3")
+    chips.number("v5e:3x3")
   arguments = ["--config=configs/quickstart.py", "--mode=compile"]
   with pytest.raises(command.UsageError, match="v5e:3x3.*v5e:2x2"):
     main.main([*arguments, "--topology=v5e:3x3"])
@@ -156,7 +157,7 @@ def test_what_the_compiler_says_of_memory_is_understood(message, monkeypatch):
     raise jax.errors.JaxRuntimeError(message)
 
   step = types.SimpleNamespace(lower=fail)
-  monkeypatch.setattr(compilation, "slice_devices", lambda _: [None] * 16)
+  monkeypatch.setattr(chips, "devices", lambda _: [None] * 16)
   monkeypatch.setattr(train, "make_train_step", lambda *_: step)
   config = configs.load("clevr_set_prediction")
   expected = (
@@ -227,6 +228,7 @@ def test_the_table_says_what_is_computed(monkeypatch, capsys):
   assert "3 GiB of 16 GiB" in table
   assert "computed, not measured" in table
   assert "no estimate" in table
+  assert "3, whose bodies count once in what follows" in table
 
 
 def test_the_roofline_by_hand():
