@@ -107,20 +107,17 @@ def to_markdown(cases: Sequence[Mapping[str, Any]]) -> str:
   """Formats the cases as a table."""
   lines = [
     "| config | slice | precision | variant | to compile | memory | of it"
-    " temporary | code | GFLOP | GB accessed | in HBM | by arithmetic | by"
-    " bandwidth | the run | chip-hours | all-reduces |",
-    f"|{'---|' * 16}",
+    " temporary | code | GFLOP | GB accessed | in HBM | by arithmetic | by HBM"
+    " | by all bytes | by the compiler | the run | chip-hours | all-reduces |",
+    f"|{'---|' * 18}",
   ]
   for case in cases:
-    cells = [
-      case["config"],
-      case["topology"],
-      case["precision"],
-      case["variant"],
-    ]
+    cells = [case[x] for x in ("config", "topology", "precision", "variant")]
     if "does_not_fit" in case:
-      cells += [case["does_not_fit"], *[""] * 11]
+      cells += [case["does_not_fit"], *[""] * 13]
     else:
+      estimated = case["compiler_seconds"]
+      hours = case["least_hours"], case["fetching_hours"]
       cells += [
         f"{case['seconds_to_compile']:.0f} s",
         f"{compilation.memory_bytes(case) / 2**30:.3g} GiB",
@@ -130,9 +127,11 @@ def to_markdown(cases: Sequence[Mapping[str, Any]]) -> str:
         f"{case['bytes_accessed'] / 1e9:.3g}",
         f"{case['main_memory_bytes'] / 1e9:.3g}",
         f"{case['arithmetic_seconds'] * 1e3:.3g} ms",
-        f"{case['bandwidth_seconds'] * 1e3:.3g} ms",
-        f"{case['hours']:.3g} h",
-        f"{case['chip_hours']:.3g}",
+        f"{case['main_memory_seconds'] * 1e3:.3g} ms",
+        f"{case['all_memory_seconds'] * 1e3:.3g} ms",
+        f"{estimated * 1e3:.3g} ms" if estimated else "none",
+        " to ".join(f"{x:.2g}" for x in hours) + " h",
+        " to ".join(f"{x * case['chips']:.2g}" for x in hours),
         str(case["collectives"].get("all-reduce", 0)),
       ]
     lines.append(f"| {' | '.join(cells)} |")
@@ -187,8 +186,10 @@ def write(path: Path, cases: Sequence[Mapping[str, Any]]) -> None:
     f" {about['date']}, compiled on {about['hardware']}; {versions}. No TPU"
     " was used. Memory is that of a chip, with the examples on it, at most."
     " Operations and bytes are those of a step on each chip; HBM is the chip's"
-    " main memory. Times are computed from them and from the chip's published"
-    f" peak and bandwidth; real ones are longer.\n\n{to_markdown(cases)}"
+    " main memory, and other bytes lie on the chip. Times are computed from the"
+    " chip's published peak and bandwidth: those of a run are the longer one of"
+    " arithmetic and HBM, and of arithmetic and all bytes. Real ones can be"
+    f" longer.\n\n{to_markdown(cases)}"
   )
 
 

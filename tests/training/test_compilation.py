@@ -35,8 +35,8 @@ FACTS = {
   "temporary_bytes": 2**29,
   "code_bytes": 2**27,
   "data_bytes": 2 * 2**30,
-  "operations": 197e12 / 2,
-  "bytes_accessed": 4e12,
+  "operations": 197e12 * 1.5,
+  "bytes_accessed": 819e9 * 3,
   "main_memory_bytes": 819e9 * 2,
   "loops": 3,
   "fusions": 500,
@@ -228,18 +228,25 @@ def test_the_table_says_what_is_computed(monkeypatch, capsys):
   assert "3 GiB of 16 GiB" in table
   assert "computed, not measured" in table
   assert "no estimate" in table
+  assert "2e+03 to 3e+03 ms: 1.5e+03 by arithmetic" in table
+  assert "4 to 6 hours for 7,200 steps" in table
+  assert "64 to 96" in table
   assert "3, whose bodies count once in what follows" in table
 
 
 def test_the_roofline_by_hand():
-  # 2 s of bytes hide 0.5 s of operations; 7,200 steps are 4 hours.
   assert compilation.estimate(FACTS) == {
-    "arithmetic_seconds": 0.5,
-    "bandwidth_seconds": 2.0,
-    "seconds": 2.0,
-    "hours": 4.0,
-    "chip_hours": 64.0,
+    "arithmetic_seconds": 1.5,
+    "main_memory_seconds": 2.0,
+    "all_memory_seconds": 3.0,
+    "least_seconds": 2.0,
+    "fetching_seconds": 3.0,
+    "least_hours": 4.0,  # Of 7,200 steps.
+    "fetching_hours": 6.0,
   }
+  busy = {**FACTS, "operations": 197e12 * 5}
+  assert compilation.estimate(busy)["least_seconds"] == 5
+  assert compilation.estimate(busy)["fetching_seconds"] == 5
 
 
 @pytest.mark.parametrize(
