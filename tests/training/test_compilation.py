@@ -48,8 +48,8 @@ FACTS = {
 }
 
 
-def in_own_process(expression, **environment):
-  """Returns the value of an expression, and standard output and error.
+def compile_in_own_process(name, topology, **changes):
+  """Compiles a step; returns standard output, which has its facts, and error.
 
   The compiler of TPUs shall not see the flags of the tests.
   """
@@ -57,13 +57,15 @@ def in_own_process(expression, **environment):
 import json, sys
 import configs
 from slot_attention.training import compilation
-json.dump({expression}, sys.stdout)
+config = configs.load({name!r})
+config.update({changes!r})
+json.dump(compilation.compile_step(config, {topology!r}), sys.stdout)
 """
   names = ("XLA_FLAGS", "JAX_PLATFORMS")
-  inherited = {k: v for k, v in os.environ.items() if k not in names}
   return subprocess.run(
     [sys.executable, "-c", program],
-    cwd=ROOT, capture_output=True, text=True, env=inherited | environment,
+    cwd=ROOT, capture_output=True, text=True,
+    env={k: v for k, v in os.environ.items() if k not in names},
   )  # fmt: skip
 
 
@@ -76,8 +78,7 @@ json.dump({expression}, sys.stdout)
   ],
 )
 def test_a_step_reduces_once_and_never_asks_the_host(name, topology):
-  config = f"configs.load('smoke:{name}')"
-  done = in_own_process(f"compilation.compile_step({config}, {topology!r})")
+  done = compile_in_own_process(f"smoke:{name}", topology)
   assert done.returncode == 0, done.stderr
   facts = json.loads(done.stdout)
   assert facts["collectives"] == {"all-reduce": 1}
@@ -90,9 +91,8 @@ def test_a_step_reduces_once_and_never_asks_the_host(name, topology):
 
 @needs_libtpu
 def test_a_step_that_needs_too_much_memory_says_how_much():
-  config = "configs.load('smoke:tetrominoes_object_discovery')"
-  done = in_own_process(
-    f"compilation.compile_step({config} | {{'batch_size': 2**20}}, 'v5e:1x1')"
+  done = compile_in_own_process(
+    "smoke:tetrominoes_object_discovery", "v5e:1x1", batch_size=2**20
   )
   assert "DoesNotFitError: the step needs " in done.stderr, done.stderr
   assert " on each chip of v5e:1x1, which has 15.75 GiB for it" in done.stderr
