@@ -1,8 +1,7 @@
 """Compiles training steps for TPUs, without one, and says what they need.
 
   python -m benchmarks.tpu --output=results/tpu
-  python -m benchmarks.tpu --configs=clevr6_object_discovery \
-    --topologies=v5e:2x2 --variants="as it is,by phase"
+  python -m benchmarks.tpu --configs=quickstart --variants="as it is,by phase"
 
 Each step is compiled in a process of its own, one after the other. Nothing is
 measured but the time that compiling takes on this machine: the other numbers

@@ -8,8 +8,7 @@ checkpoint there. --workdir=FOLDER alone takes the config from that folder.
 
 This compiles the training for TPUs, without one, and says what it needs:
 
-  python main.py --config=configs/clevr6_object_discovery.py --mode=compile \
-    --topology=v5e:4x4
+  python main.py --config=quickstart --mode=compile --topology=v5e:2x2
 """
 
 from collections.abc import Sequence

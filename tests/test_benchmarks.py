@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from benchmarks import clevr_renderer as renderer_benchmark
-from benchmarks import matching, operations
+from benchmarks import matching, operations, tpu
 import configs
 from slot_attention import command
 from slot_attention.data import clevr_scenes
@@ -91,7 +91,7 @@ def test_the_record_of_the_renderer_names_its_reference():
 
 
 @pytest.mark.parametrize(
-  "name", ["clevr_renderer", "costs", "feeding", "matching", "steps"]
+  "name", ["clevr_renderer", "costs", "feeding", "matching", "steps", "tpu"]
 )
 def test_unknown_flags_are_refused(name):
   main = importlib.import_module(f"benchmarks.{name}").main
@@ -104,6 +104,22 @@ def test_a_config_must_be_given(name):
   main = importlib.import_module(f"benchmarks.{name}").main
   with pytest.raises(command.UsageError, match="give --config"):
     main([])
+
+
+@pytest.mark.parametrize("name", ["topologies", "precisions", "variants"])
+def test_what_cannot_be_compiled_for_tpus_is_named(name):
+  with pytest.raises(command.UsageError, match=f"--{name}: x is not one of "):
+    tpu.parse_flags([f"--{name}=x"])
+
+
+def test_a_step_that_does_not_fit_on_tpus_has_its_reason_in_the_table():
+  facts = {"config": "a", "topology": "b", "precision": "c", "variant": "d"}
+  reason = "the step needs 2 GiB"
+  header, _, row = tpu.to_markdown(
+    [{**facts, "does_not_fit": reason}]
+  ).splitlines()
+  assert row.startswith(f"| a | b | c | d | {reason} |")
+  assert row.count("|") == header.count("|")
 
 
 def test_contenders_that_do_not_exist_are_named():
