@@ -6,8 +6,9 @@
 Each step is compiled in a process of its own, one after the other. Nothing is
 measured but the time that compiling takes on this machine: the other numbers
 are the compiler's, and times of steps and runs are computed from the chip's
-published numbers. With --output=NAME, the command writes NAME.json and NAME.md,
-and updates them after every step.
+published numbers. With --output=NAME, the command writes NAME.json and NAME.md
+after every step. The same command goes on from there: it compiles no step anew
+that NAME.json has of the same versions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from slot_attention.paper import provenance, rows
 from slot_attention.progress import progress_bar
 from slot_attention.training import chips, compilation
 
+_PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
 _CONFIGS = (
   rows.TETROMINOES,
   rows.MULTI_DSPRITES,
@@ -176,11 +178,26 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   return flags
 
 
+def finished(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
+  """Returns the steps that were compiled before, by what `compile_case` takes.
+
+  Only those of the same versions count.
+  """
+  path = path.with_suffix(".json")
+  if not path.exists():
+    return {}
+  record = json.loads(path.read_text())
+  if record["versions"] != provenance.provenance(_PACKAGES)["versions"]:
+    return {}
+  names = ("config", "topology", "precision", "variant")
+  return {tuple(case[name] for name in names): case for case in record["cases"]}
+
+
 def write(path: Path, cases: Sequence[Mapping[str, Any]]) -> None:
   """Writes the cases as JSON and as a table."""
   about = {
     "command": provenance.command("benchmarks.tpu"),
-    **provenance.provenance(["jax", "jaxlib", "libtpu", "flax", "optax"]),
+    **provenance.provenance(_PACKAGES),
     "cases": cases,
   }
   path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
@@ -203,21 +220,22 @@ def main(arguments: Sequence[str]) -> None:
   jax.config.update("jax_platforms", "cpu")
   choices = (flags.configs, flags.topologies, flags.precisions, flags.variants)
   combinations = list(itertools.product(*(x.split(",") for x in choices)))
-  cases = []
+  done = finished(Path(flags.output)) if flags.output else {}
+  missing = [case for case in combinations if case not in done]
   with (
     concurrent.futures.ProcessPoolExecutor(
       max_workers=1,
       max_tasks_per_child=1,
       mp_context=multiprocessing.get_context("spawn"),
     ) as pool,
-    progress_bar(total=len(combinations), desc="compiling", unit="step") as bar,
+    progress_bar(total=len(missing), desc="compiling", unit="step") as bar,
   ):
-    for case in pool.map(compile_case, *zip(*combinations)):
-      cases.append(case)
+    for case, facts in zip(missing, pool.map(compile_case, *zip(*missing))):
+      done[case] = facts
       bar.update()
       if flags.output:
-        write(Path(flags.output), cases)
-  print(to_markdown(cases))
+        write(Path(flags.output), [done[x] for x in combinations if x in done])
+  print(to_markdown([done[case] for case in combinations]))
 
 
 if __name__ == "__main__":

@@ -234,3 +234,20 @@ def test_the_benchmark_of_feeding_runs(tmp_path):
   record = json.loads((tmp_path / "measured.json").read_text())
   assert len(record["seconds_per_batch"]) == 5
   assert min(record["seconds_per_batch"].values()) > 0
+
+
+def test_steps_that_were_compiled_for_tpus_are_not_compiled_again(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / "tpu"
+  monkeypatch.setattr(tpu, "_PACKAGES", ["jax"])
+  case = ("quickstart", "v5e:2x2", "float32", "as it is")
+  names = ("config", "topology", "precision", "variant")
+  facts = {**dict(zip(names, case)), "does_not_fit": "too large"}
+  assert tpu.finished(path) == {}
+  tpu.write(path, [facts])
+  assert tpu.finished(path) == {case: facts}
+  arguments = ["--configs=quickstart", "--topologies=v5e:2x2"]
+  tpu.main([*arguments, "--precisions=float32", f"--output={path}"])
+  monkeypatch.setattr(tpu, "_PACKAGES", ["jax", "flax"])
+  assert tpu.finished(path) == {}
