@@ -112,6 +112,16 @@ def test_what_cannot_be_compiled_for_tpus_is_named(name):
     tpu.parse_flags([f"--{name}=x"])
 
 
+def test_every_recorded_step_for_tpus_reduces_once_and_never_asks_the_host():
+  cases = [case for name in RECORDS if name.startswith("tpu")
+           for case in RECORDS[name]["cases"]]  # fmt: skip
+  assert len(cases) >= 10
+  for case in cases:
+    assert case["collectives"] == {"all-reduce": 1}
+    assert case["host_transfers"] == {}
+    assert case["aliased"] == case["donated"]
+
+
 def test_a_step_that_does_not_fit_on_tpus_has_its_reason_in_the_table():
   facts = {"config": "a", "topology": "b", "precision": "c", "variant": "d"}
   reason = "the step needs 2 GiB"
