@@ -108,7 +108,10 @@ def compile_step(
     compiled = step.lower(state, batch).compile()
   except jax.errors.JaxRuntimeError as error:
     share = config.batch_size // len(devices)
-    raise _explained(error, topology, share) from error
+    problem = _explain(str(error), topology, share)
+    if not problem:
+      raise
+    raise DoesNotFitError(problem) from error
   seconds = time.monotonic() - start
   memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
   text = compiled.as_text()
@@ -273,19 +276,19 @@ def _data_bytes(config, task):
   return size * (config.data.num_train + config.data.num_eval)
 
 
-def _explained(error, topology, share):
-  """Returns a DoesNotFitError if the compiler says so, else the error.
+def _explain(error, topology, share):
+  """Explains the compiler's error, or returns "" if it is not about memory.
 
   The memory that a step needs grows with a chip's share of the batch.
   """
-  sizes = re.findall(r"([\d.]+)([KMGT])\b", str(error))
-  if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
-    return error
+  sizes = re.findall(r"([\d.]+)([KMGT])\b", error)
+  if "RESOURCE_EXHAUSTED" not in error or len(sizes) < 2:
+    return ""
   exponents = {"K": 10, "M": 20, "G": 30, "T": 40}
   needed, limit = (
     float(number) * 2 ** exponents[unit] for number, unit in sizes[:2]
   )
-  return DoesNotFitError(
+  return (
     f"the step needs {_size(needed)} on each chip of {topology}, which has"
     f" {_size(limit)} for it: enough for about {int(share * limit / needed)}"
     f" of the {share} images of a chip"
@@ -303,9 +306,13 @@ def _find_remedy(config, topology):
       continue
     logging.info("It does not fit. Compiling with %s", flags)
     try:
-      needed = memory_bytes(compile_step(changed, topology))
+      facts = compile_step(changed, topology)
     except DoesNotFitError:
       continue
+    needed = memory_bytes(facts)
+    if needed > chips.of(topology).memory_bytes:
+      flags += " --config.data_placement=host"
+      needed -= facts["data_bytes"]
     return f"With {flags} it takes {_size(needed)} and fits"
   return "Take a smaller batch_size or more chips"
 

@@ -204,6 +204,16 @@ def test_a_step_that_does_not_fit_names_the_first_change_that_makes_it_fit(
     describe(monkeypatch, lambda x: x.model.decoder.remat_chunk_size == 8)
 
 
+def test_a_step_that_fits_without_its_examples_says_so(monkeypatch):
+  monkeypatch.setitem(FACTS, "data_bytes", 15.5 * 2**30)
+  with pytest.raises(
+    compilation.DoesNotFitError,
+    match="too large. With --config.compute_dtype=bfloat16"
+    " --config.data_placement=host it takes 1 GiB and fits",
+  ):
+    describe(monkeypatch, lambda config: config.compute_dtype == "bfloat16")
+
+
 def test_a_step_that_never_fits_needs_a_smaller_batch(monkeypatch):
   message = "too large. Take a smaller batch_size or more chips"
   for name in ("clevr6_object_discovery", "clevr_set_prediction"):
