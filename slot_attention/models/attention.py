@@ -337,9 +337,20 @@ class SlotAttention(nn.Module):
   ) -> jax.Array:
     """Draws standard normal noise [B, K, D], one key per example."""
     ids = jnp.arange(batch_size) if example_ids is None else example_ids
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("slots"), ids)
     shape = (num_slots, self.slot_size)
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return example_noise(self.make_rng("slots"), ids, shape)
+
+
+def example_noise(
+  key: jax.Array, example_ids: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+  """Draws standard normal noise [B, *shape].
+
+  The noise of an example depends only on the key and on its id in example_ids,
+  int [B].
+  """
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def _fill(x: jax.Array, is_input: jax.Array | None, value: float) -> jax.Array:

@@ -32,32 +32,41 @@ _MIN_BLOCK_ROWS = 128
 
 
 class Conv(nn.Module):
-  """Convolution as Keras' Conv2D with padding "SAME".
+  """Convolution as Keras' Conv2D.
 
   Attributes:
     features: number of output features F.
     kernel_size: height and width of the kernel, in pixels.
     strides: factors by which height and width shrink.
+    padding: "SAME", or "VALID" for none.
+    use_bias: whether there is a bias.
     param_dtype: type of the kernel [*kernel_size, D, F] and the bias [F].
   """
 
   features: int
   kernel_size: tuple[int, int]
   strides: tuple[int, int] = (1, 1)
+  padding: str = "SAME"
+  use_bias: bool = True
   param_dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Maps [B, h, w, D] to [B, ceil(h / stride), ceil(w / stride), F]."""
+    """Maps [B, h, w, D] to [B, ceil(h / stride), ceil(w / stride), F].
+
+    With "VALID", h and w are the numbers of places where the kernel fits.
+    """
     kernel, bias = _parameters(
-      self, (*self.kernel_size, inputs.shape[-1], self.features)
+      self,
+      (*self.kernel_size, inputs.shape[-1], self.features),
+      self.use_bias,
     )
     convolve = conv_with_blocked_gradient if _is_for_cpu() else conv
     padding = jax.lax.padtype_to_pads(
-      inputs.shape[1:3], self.kernel_size, self.strides, "SAME"
+      inputs.shape[1:3], self.kernel_size, self.strides, self.padding
     )
     outputs = convolve(inputs, kernel, self.strides, tuple(padding))
-    return outputs + bias[None, None, None]
+    return outputs if bias is None else outputs + bias[None, None, None]
 
 
 class ConvTranspose(nn.Module):
@@ -109,14 +118,15 @@ def _is_for_cpu():
   return platform == "cpu"
 
 
-def _parameters(module, kernel_shape):
-  """Makes kernel and bias, initialised as in Keras."""
+def _parameters(module, kernel_shape, use_bias=True):
+  """Makes kernel and bias, initialised as in Keras; without a bias, None."""
   dtype = module.param_dtype
   kernel_init = nn.initializers.glorot_uniform()
-  return (
-    module.param("kernel", kernel_init, kernel_shape, dtype),
-    module.param("bias", nn.initializers.zeros, (module.features,), dtype),
-  )
+  kernel = module.param("kernel", kernel_init, kernel_shape, dtype)
+  if not use_bias:
+    return kernel, None
+  bias_shape = (module.features,)
+  return kernel, module.param("bias", nn.initializers.zeros, bias_shape, dtype)
 
 
 def conv(
@@ -331,20 +341,21 @@ def convolve_broadcast(
       once.
 
   Args:
-    layer: a convolution with stride 1, padding "SAME" and a square kernel that
-      is smaller than the grid.
+    layer: a convolution with stride 1 and a square kernel that is smaller than
+      the grid; if its padding is "VALID", of an odd size.
     vectors: [B, 1, 1, D].
     position: [1, h, w, D].
 
   Returns:
-    The part of the vectors, [B, side, side, F] with an odd side, and the part
-    of the position with the bias, [1, h, w, F].
+    The part of the vectors, [B, side, side, F] with an odd side (1 if the
+    padding is "VALID"), and the part of the position with the bias, [1, h, w,
+    F].
   """
   side = 2 * (layer.kernel_size[0] // 2) + 1
   size = vectors.shape[-1]
   units = jnp.eye(size, dtype=vectors.dtype)[:, None, None]
   units = layer(jnp.broadcast_to(units, (size, side, side, size)))
-  bias = layer(jnp.zeros((1, 1, 1, size), vectors.dtype))
+  bias = layer(jnp.zeros((1, side, side, size), vectors.dtype))
   grids = jnp.tensordot(vectors[:, 0, 0], units - bias, axes=1)
   return grids, layer(position)
 
