@@ -25,9 +25,11 @@ def get_config(name: str = "quickstart") -> ConfigDict:
   if "image_size" in config.data.preprocessing:
     config.data.preprocessing.image_size //= 4
     config.data.procedural.samples = 1
-    if "decoder" in model:
-      model.decoder.broadcast_size = (2, 2)
-  model.encoder.features = (8,) * len(model.encoder.features)
-  if "decoder" in model:
-    model.decoder.features = (8,) * len(model.decoder.features)
+    for section in model.values():
+      for size in ("broadcast_size", "image_size"):
+        if size in section:
+          section[size] = tuple(side // 4 for side in section[size])
+  for section in model.values():
+    if "features" in section:
+      section.features = (8,) * len(section.features)
   return config

@@ -6,7 +6,7 @@ Letters in shapes: B batch, H and W image, K slots, M targets, P numbers per
 object (19 on CLEVR).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from clu import metrics
 import flax
@@ -25,6 +25,10 @@ CATEGORIES = {
 }
 REAL_OBJECT = 18
 COORDINATE_RANGE = 6.0
+
+# Metrics whose names begin so are shares, shown in percent. The others are
+# losses and squared errors.
+SHARES = ("ap_", "attn_", "fg_")
 
 # Distance thresholds of average precision, in scene units (Figure 5, Table 3).
 DISTANCE_THRESHOLDS = (np.inf, 1.0, 0.5, 0.25, 0.125)
@@ -291,21 +295,11 @@ class AveragePrecision(
     return average_precision(values["predictions"], values["targets"])
 
 
-@flax.struct.dataclass
-class ObjectDiscoveryMetrics(metrics.Collection):
-  """Reconstruction loss, averaged over examples."""
-
-  loss: metrics.Average.from_output("loss")
-
-
-@flax.struct.dataclass
-class ObjectDiscoveryWithMasksMetrics(metrics.Collection):
-  """The same and `segmentation_metrics`, averaged over examples."""
-
-  loss: metrics.Average.from_output("loss")
-  fg_ari: metrics.Average.from_output("fg_ari")
-  ari: metrics.Average.from_output("ari")
-  mbo: metrics.Average.from_output("mbo")
+def averages(names: Iterable[str]) -> type[metrics.Collection]:
+  """Makes a collection of numbers that are averaged over examples."""
+  return metrics.Collection.create(
+    **{name: metrics.Average.from_output(name) for name in names}
+  )
 
 
 @flax.struct.dataclass

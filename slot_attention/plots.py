@@ -37,7 +37,9 @@ def draw_curves(
       grid[0].plot(*zip(*points), label=name, linewidth=1)
     grid[0].set_xlabel("step", fontsize=8)
     grid[0].set_ylabel("loss")
-    grid[0].set_yscale("log")
+    # The negative log likelihood of a density can be negative.
+    if all(loss > 0 for points in losses.values() for _, loss in points):
+      grid[0].set_yscale("log")
   for axes, (label, curves) in zip(grid[bool(losses) :], panels.items()):
     for name, points in curves.items():
       axes.errorbar(*zip(*points), marker="o", markersize=3, label=name)

@@ -146,9 +146,6 @@ def export(
   )
   loaded = jax.tree.map(lambda x: x.astype(np.float32), stored)
   metrics = measure(parallel.replicate(loaded))
-  slots = run.config.model.get(
-    "slot_attention", run.config.model.get("slot_mlp")
-  )
   card = {
     "name": folder.name,
     "task": run.config.task,
@@ -165,7 +162,7 @@ def export(
     "evaluation": {
       "of": "the stored parameters, on the examples right after the training's",
       "examples": len(split),
-      "num_slots": slots.num_slots,
+      "num_slots": tasks.slots_section(run.config).num_slots,
       "metrics": metrics,
       "date": datetime.date.today().isoformat(),
       "versions": {

@@ -104,39 +104,42 @@ def object_discovery(
   model: models.ObjectDiscovery, *, max_objects: int
 ) -> Task:
   """Makes the task to reconstruct images slot by slot (Section 4.1)."""
+  return _discovery(
+    model, _squared_error, max_objects, model.decoder.image_shape
+  )
+
+
+def iodine(model: models.Iodine, *, max_objects: int) -> Task:
+  """Makes the task of IODINE: refinement t of T weighs t / T in the loss."""
 
   def loss(outputs, batch):
-    return losses.reconstruction_loss(
-      outputs["recon_combined"], batch["images"]
-    )
+    del batch  # The model has compared itself with its images.
+    terms = outputs["nll"] + outputs["kl"]
+    return terms @ jnp.linspace(0, 1, terms.shape[1])
 
-  def measure(outputs, batch):
-    measured = {"loss": loss(outputs, batch)}
-    if "segments" in batch:
-      measured |= metrics.segmentation_metrics(
-        outputs["masks"], batch["segments"], num_segments=max_objects + 1
-      )
-    return measured
+  return _discovery(model, loss, max_objects, model.pixel_decoder.image_shape)
 
-  def collect(measured):
-    kind = metrics.ObjectDiscoveryMetrics
-    if "fg_ari" in measured:
-      kind = metrics.ObjectDiscoveryWithMasksMetrics
-    return kind.single_from_model_output(**measured)
 
-  def draw(folder, outputs, batch):
-    path = folder / "slots.png"
-    visualization.draw_slots(path, batch["images"], outputs)
-    return [path, *_draw_attention(folder, outputs, batch)]
+def monet(
+  model: models.MONet,
+  *,
+  max_objects: int,
+  sigma_background: float,
+  sigma_foreground: float,
+  beta: float,
+  gamma: float,
+) -> Task:
+  """Makes the task of MONet, whose options are those of `models.monet_loss`."""
+  sigmas = (sigma_background, sigma_foreground)
+  check_at_least("loss.sigma_background", sigma_background, 1e-3)
+  check_at_least("loss.sigma_foreground", sigma_foreground, 1e-3)
+  check_at_least("loss.beta", beta, 0)
+  check_at_least("loss.gamma", gamma, 0)
 
-  return Task(
-    model=model,
-    loss=loss,
-    measure=measure,
-    metrics=collect,
-    draw=draw,
-    image_shape=model.decoder.image_shape,
-  )
+  def loss(outputs, batch):
+    return models.monet_loss(outputs, batch["images"], sigmas, beta, gamma)
+
+  return _discovery(model, loss, max_objects, model.pixel_decoder.image_shape)
 
 
 def set_prediction(
@@ -224,6 +227,8 @@ def set_prediction(
 # it. The keyword arguments of the function, but max_objects, are the options in
 # config.loss.
 TASKS: dict[str, tuple[type[nn.Module], Callable[..., Task]]] = {
+  "iodine": (models.Iodine, iodine),
+  "monet": (models.MONet, monet),
   "object_discovery": (models.ObjectDiscovery, object_discovery),
   "set_prediction": (models.SetPrediction, set_prediction),
 }
@@ -238,6 +243,10 @@ PARTS: dict[str, dict[str, type[nn.Module]]] = {
   },
   "decoder": {"decoder": models.SpatialBroadcastDecoder},
   "classifier": {"classifier": models.SetPredictor},
+  "refinement": {"refinement": models.RefinementNetwork},
+  "attention": {"attention": models.AttentionNetwork},
+  "component_encoder": {"component_encoder": models.ComponentEncoder},
+  "pixel_decoder": {"pixel_decoder": models.PixelDecoder},
 }
 
 
@@ -288,16 +297,23 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
     ValueError: for a value out of range.
   """
   model, make = TASKS[config.task]
-  parts = {}
-  for part, (section, module) in zip(_parts(model), _sections(config)):
-    try:
+  parts, place = {}, ""
+  try:
+    for part, (section, module) in zip(_parts(model), _sections(config)):
+      place = f"{section}."
       parts[part] = module(**config.model[section])
-    except ValueError as error:
-      raise ValueError(f"model.{section}.{error}") from error
-  task = make(
-    model(**parts), max_objects=config.data.max_objects, **config.loss
-  )
+    place = ""
+    whole = model(**parts)
+  except ValueError as error:
+    raise ValueError(f"model.{place}{error}") from error
+  task = make(whole, max_objects=config.data.max_objects, **config.loss)
   return dataclasses.replace(task, compute_dtype=config.compute_dtype)
+
+
+def slots_section(config: ml_collections.ConfigDict) -> Any:
+  """Returns the section of config.model with K and, if there are any, T."""
+  (section,) = (x for x in config.model.values() if "num_slots" in x)
+  return section
 
 
 def _loss_options(task):
@@ -343,8 +359,40 @@ def _defaults(module) -> Mapping[str, Any]:
   }
 
 
+def _squared_error(outputs, batch):
+  return losses.reconstruction_loss(outputs["recon_combined"], batch["images"])
+
+
+def _discovery(model, loss, max_objects, image_shape):
+  """Makes a task of a model that draws images slot by slot.
+
+  Beside another loss than the squared error, that error is the metric "mse", so
+  that all models can be compared.
+  """
+
+  def measure(outputs, batch):
+    measured = {"loss": loss(outputs, batch)}
+    if loss is not _squared_error:
+      measured["mse"] = _squared_error(outputs, batch)
+    if "segments" in batch:
+      measured |= metrics.segmentation_metrics(
+        outputs["masks"], batch["segments"], num_segments=max_objects + 1
+      )
+    return measured
+
+  def collect(measured):
+    return metrics.averages(measured).single_from_model_output(**measured)
+
+  def draw(folder, outputs, batch):
+    path = folder / "slots.png"
+    visualization.draw_slots(path, batch["images"], outputs)
+    return [path, *_draw_attention(folder, outputs, batch)]
+
+  return Task(model, loss, measure, collect, draw, image_shape)
+
+
 def _draw_attention(folder, outputs, batch):
-  if "attn" not in outputs:  # The Slot MLP attends to nothing.
+  if "attn" not in outputs:  # Of the Slot MLP and of IODINE, for example.
     return []
   path = folder / "attention.png"
   visualization.draw_attention(path, batch["images"], outputs["attn"])

@@ -88,6 +88,7 @@ def checked(
   task = tasks.make_task(config)
   _check_steps(config)
   _check_devices(config, num_devices)
+  _check_compute_dtype(config)
   _check_data_for_task(config, task)
   return config
 
@@ -104,7 +105,7 @@ def warn_about_slots(
     config: that `checked` has returned.
     task: that the config describes.
   """
-  num_slots = task.model.slot_attention.num_slots
+  num_slots = tasks.slots_section(config).num_slots
   max_objects = config.data.max_objects
   needed = max_objects + (not task.num_outputs)
   what = f"data.max_objects={max_objects} needs {needed} slots"
@@ -149,6 +150,14 @@ def _check_devices(config, num_devices):
       )
 
 
+def _check_compute_dtype(config):
+  if config.compute_dtype != "float32" and "encoder" not in config.model:
+    raise ValueError(
+      f"compute_dtype={config.compute_dtype!r} is that of encoder and decoder,"
+      f" and the model of task={config.task!r} has neither"
+    )
+
+
 def _check_data_for_task(config, task):
   """Raises a ValueError unless images and targets fit the model."""
   data = config.data
@@ -168,9 +177,19 @@ def _check_data_for_task(config, task):
     raise ValueError(
       f"images of {_sizes(images)} (height x width x channels) do not fit the"
       f" decoder, which draws {_sizes(task.image_shape)}: change"
-      " model.decoder.broadcast_size, model.decoder.strides,"
-      " model.decoder.channels or the data"
+      f" {_fields_of_size(config)} or the data"
     )
+
+
+def _fields_of_size(config):
+  """Lists the fields of the decoder that say what it draws."""
+  return ", ".join(
+    f"model.{section}.{field}"
+    for section in config.model
+    if "decoder" in section
+    for field in ("broadcast_size", "strides", "image_size", "channels")
+    if field in config.model[section]
+  )
 
 
 def _sizes(shape):

@@ -234,9 +234,7 @@ class MONet(nn.Module):
 def monet_loss(
   outputs: dict[str, jax.Array],
   images: jax.Array,
-  *,
-  sigma_background: float,
-  sigma_foreground: float,
+  sigmas: tuple[float, float],
   beta: float,
   gamma: float,
 ) -> jax.Array:
@@ -250,8 +248,8 @@ def monet_loss(
   Args:
     outputs: of `MONet`.
     images: [B, H, W, C] in [-1, 1].
-    sigma_background: standard deviation of the colours of the first slot.
-    sigma_foreground: that of the other slots.
+    sigmas: standard deviation of the colours of the first slot, meant for the
+      background, and of the other slots.
     beta: weight of the divergence of the slots.
     gamma: weight of the divergence of the masks.
 
@@ -259,8 +257,7 @@ def monet_loss(
     [B].
   """
   num_slots = outputs["masks"].shape[1]
-  sigma = jnp.full((1, num_slots, 1, 1, 1), sigma_foreground)
-  sigma = sigma.at[:, 0].set(sigma_background)
+  sigma = jnp.full((1, num_slots, 1, 1, 1), sigmas[1]).at[:, 0].set(sigmas[0])
   difference = to_unit(images)[:, None] - to_unit(outputs["recons"])
   log_probs = jax.scipy.stats.norm.logpdf(difference, scale=sigma)
   log_prob = mixture_log_prob(

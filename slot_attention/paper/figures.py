@@ -3,7 +3,7 @@
   python -m slot_attention.paper.figures --workdir=runs/quickstart
   python -m slot_attention.paper.figures --pretrained=quickstart --to=figures
 
-For object discovery it draws
+For object discovery it draws, of what the model has,
   figure_3a.png   image, reconstruction, masks and slots
   figure_3b.png   attention of each iteration
   figure_3c.png   reconstruction, masks and slots after each iteration
@@ -42,7 +42,7 @@ def draw(
   """Draws all figures of a run except Figure 20.
 
   Args:
-    run: a run with Slot Attention, not the Slot MLP.
+    run: a run with any model but the Slot MLP.
     batch: a normalised batch. Set prediction needs its targets.
     folder: folder to write to.
     num_slots: number of slots K; None takes the run's.
@@ -53,7 +53,7 @@ def draw(
   """
   images = batch["images"]
   outputs = _apply(run, batch, num_slots, num_iterations)
-  if run.config.task == "set_prediction":
+  if "predictions" in outputs:
     paths = [folder / "table_2.png", folder / "figure_6.png"]
     visualization.draw_predictions(
       paths[0],
@@ -65,13 +65,19 @@ def draw(
     attn = outputs["attn"]
     visualization.draw_attention(paths[1], images, attn, [attn.shape[1]])
     return paths
-  names = ("3a", "3b", "3c", "4")
-  paths = [folder / f"figure_{name}.png" for name in names]
-  visualization.draw_slots(paths[0], images, outputs)
-  visualization.draw_attention(paths[1], images, outputs["attn"])
-  visualization.draw_iterations(paths[2], images, decode(run, outputs))
-  visualization.draw_slots(paths[3], images, outputs, use_masks=False)
-  return paths
+  names = ["3a", "3b", "3c", "4"]
+  paths = {name: folder / f"figure_{name}.png" for name in names}
+  visualization.draw_slots(paths["3a"], images, outputs)
+  if "attn" in outputs:
+    visualization.draw_attention(paths["3b"], images, outputs["attn"])
+  else:
+    del paths["3b"]
+  if "slots_per_iteration" in outputs:
+    visualization.draw_iterations(paths["3c"], images, decode(run, outputs))
+  else:
+    del paths["3c"]
+  visualization.draw_slots(paths["4"], images, outputs, use_masks=False)
+  return list(paths.values())
 
 
 def decode(
@@ -80,11 +86,11 @@ def decode(
   """Decodes the slots after each iteration of object discovery.
 
   Args:
-    run: a run of object discovery.
+    run: a run of object discovery, of a model with iterations.
     outputs: outputs of `run.task.apply`.
 
   Returns:
-    For each of the T iterations, the outputs of `SpatialBroadcastDecoder`.
+    For each of the T iterations, the outputs of the model's `decode`.
   """
 
   @jax.jit
@@ -108,8 +114,10 @@ def draw_more(run: runs.Run, batch: dict[str, Any], folder: Path) -> list[Path]:
   Returns:
     The path of the PNG file, in a list.
   """
-  num_slots = run.config.model.slot_attention.num_slots + _MORE_SLOTS
-  outputs = _apply(run, batch, num_slots, _MORE_ITERATIONS)
+  section = tasks.slots_section(run.config)
+  num_iterations = _MORE_ITERATIONS if "num_iterations" in section else None
+  num_slots = section.num_slots + _MORE_SLOTS
+  outputs = _apply(run, batch, num_slots, num_iterations)
   path = folder / "figure_20.png"
   visualization.draw_slots(path, batch["images"], outputs)
   return [path]
@@ -175,7 +183,7 @@ def main(arguments: Sequence[str]) -> None:
     num_slots=flags.num_slots,
     num_iterations=flags.num_iterations,
   )
-  if run.config.task == "object_discovery":
+  if run.task.image_shape:
     if flags.workdir:
       examples = _examples(run, flags.num_images, more=True)
     paths += draw_more(run, tasks.normalize(examples), folder)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from slot_attention import plots
+from slot_attention.metrics import SHARES
 from slot_attention.paper.experiments import DIRECTIONS
 
 # A seed of object discovery counts as one that segments into stripes (Section
-# 4.1) if its loss is above STRIPES_FACTOR times the median of its row. Seeds
-# that find the objects have less than twice the median, as those in
-# results/quickstart.json.
+# 4.1) if its squared error, the loss of Slot Attention, is above STRIPES_FACTOR
+# times the median of its row. Seeds that find the objects have less than twice
+# the median, as those in results/quickstart.json.
 STRIPES_FACTOR = 3
 _STRIPES_SEEDS = 3  # With fewer seeds, the median says nothing.
 
@@ -61,8 +62,7 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
       for metric in points[0]:
         if metric in where or metric in ("sweep", "num_examples"):
           continue
-        # All metrics except the loss are in percent.
-        scale = 1 if metric == "loss" else 100
+        scale = 100 if metric.startswith(SHARES) else 1
         values = [scale * point[metric] for point in points]
         kept = [x for seed, x in zip(by_seed, values) if seed not in stripes]
         lines.append(
@@ -89,7 +89,9 @@ _PLACES = ("num_iterations", "num_slots", "num_objects")
 def _stripes(by_seed):
   """Returns the seeds that count as stripes, see `STRIPES_FACTOR`."""
   losses = {
-    seed: float(np.median([point["loss"] for point in points]))
+    seed: float(
+      np.median([point.get("mse", point["loss"]) for point in points])
+    )
     for seed, points in by_seed.items()
     if "fg_ari" in points[0]
   }
@@ -155,6 +157,11 @@ def _markdown(result, sweep):
     f" {pairs(result['versions'])}. Mean ± standard deviation over the seeds,"
     " in percent except for the loss."
   )
+  if any(line["metric"] == "mse" for line in table):
+    about += (
+      " Where the loss is another one, mse is the squared error of the"
+      " reconstruction, not in percent."
+    )
   # Optional columns.
   more = {}
   if any(line["metric"] == "fg_ari" for line in table):
@@ -230,7 +237,7 @@ def here(line, suffix=""):
   """Formats mean and standard deviation of a line of the table."""
   if not line["metric"]:
     return ""
-  digits = 4 if line["metric"] == "loss" else 1
+  digits = 1 if line["metric"].startswith(SHARES) else 4
   mean, std = line[f"mean{suffix}"], line[f"std{suffix}"]
   return f"{mean:.{digits}f} ± {std:.{digits}f}"
 
@@ -267,10 +274,12 @@ def _bars(result):
   panels = {}
   for row in result["rows"]:
     for metric in metrics[row["config"]]:
-      panels.setdefault(metric, {})[row["label"]] = [
-        100 * measured[metric] for measured in row["seeds"].values() if measured
-      ]
-  panels.pop("loss", None)
+      if metric.startswith(SHARES):
+        panels.setdefault(metric, {})[row["label"]] = [
+          100 * measured[metric]
+          for measured in row["seeds"].values()
+          if measured
+        ]
   return panels
 
 
@@ -279,7 +288,7 @@ def _curves(table, sweep):
   along = "num_iterations" if sweep == "iterations" else "num_objects"
   panels = {}
   for line in table:
-    if line["metric"] in ("loss", ""):
+    if not line["metric"].startswith(SHARES):
       continue
     panel = f"{line['label']}: {along.replace('_', ' ')}"
     if sweep == "objects":

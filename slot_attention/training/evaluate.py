@@ -14,6 +14,7 @@ import numpy as np
 
 from slot_attention import parallel, plots, tasks, validation
 from slot_attention.data import batches, loading, store
+from slot_attention.metrics import SHARES
 from slot_attention.training import checkpoints, runs, writers
 
 # The initial slots of an example are the same in every evaluation of every run.
@@ -229,8 +230,9 @@ def _draw_history(workdir):
     step, split = line["step"], line["split"]
     losses.setdefault(split, []).append((step, line["loss"]))
     if split == "eval":
-      for name in line.keys() - {"step", "split", "loss"}:
-        metrics.setdefault(name, []).append((step, 100 * line[name]))
+      for name, value in line.items():
+        if name.startswith(SHARES):
+          metrics.setdefault(name, []).append((step, 100 * value))
   path = workdir / "curves.png"
   panels = {"step": dict(sorted(metrics.items()))} if metrics else {}
   plots.draw_curves(path, panels, losses=losses)
@@ -265,7 +267,7 @@ def folder_of(workdir: Path, config: ml_collections.ConfigDict) -> Path:
 
 def _slots_and_iterations(config):
   """Returns the fields of K and, if the module has iterations, of T."""
-  (section,) = (x for x in config.model.values() if "num_slots" in x)
+  section = tasks.slots_section(config)
   return {
     name: section[name]
     for name in ("num_slots", "num_iterations")

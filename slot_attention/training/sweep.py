@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from slot_attention import parallel, plots, validation
+from slot_attention import metrics, parallel, plots, tasks, validation
 from slot_attention.progress import progress_bar
 from slot_attention.training import evaluate, runs
 
@@ -30,7 +30,8 @@ def sweep_run(
   """Evaluates the newest checkpoint with other T and K, without training.
 
   There are three sweeps:
-    iterations: over T, on all images (Figures 5 centre, 12);
+    iterations: over T, on all images (Figures 5 centre, 12). A model without
+      iterations has one point;
     objects: over T, on the images of each number N of objects (Figures 21, 22);
     slots: over N, on the images with N objects, where K - N is as large as
       num_slots - max_objects in training (Figure 5 right, where K = N).
@@ -42,30 +43,32 @@ def sweep_run(
     workdir: folder of the run.
 
   Returns:
-    A dict for each evaluation: "sweep", "num_iterations", "num_slots",
-    "num_objects" (0 for all images), "num_examples", and the metrics. The dicts
+    A dict for each evaluation: "sweep", "num_iterations" (0 if the model has
+    none), "num_slots", "num_objects" (0 for all images), "num_examples", and
+    the metrics. The dicts
     are also written to sweep.json in the folder of `report`. If any metric is
     in percent, it is drawn in sweep.png.
 
   Raises:
-    ValueError: if the run has no Slot Attention, or cannot be loaded.
+    ValueError: if the run has the Slot MLP, or cannot be loaded.
   """
   config = validation.checked(config, num_devices=parallel.num_devices())
-  if "slot_attention" not in config.model:
+  if "slot_mlp" in config.model:
     raise ValueError(
       "the Slot MLP cannot be swept: it has no iterations and a fixed number of"
       " slots"
     )
   trained = runs.load_config(workdir)
   spare_slots = (
-    trained.model.slot_attention.num_slots - trained.data.max_objects
+    tasks.slots_section(trained).num_slots - trained.data.max_objects
   )
   task, data, params, step = evaluate.load(workdir, config)
   split = data.splits["eval"]
   num_objects = split.num_objects
   counts = np.unique(num_objects).tolist()
-  slots = config.model.slot_attention.num_slots
-  iterations = config.model.slot_attention.num_iterations
+  section = tasks.slots_section(config)
+  slots, iterations = section.num_slots, section.get("num_iterations", 0)
+  swept = SWEPT_ITERATIONS if iterations else (None,)
 
   def measurer(split):
     return evaluate.make_measurer(
@@ -81,7 +84,7 @@ def sweep_run(
     rows.append(
       {
         "sweep": sweep,
-        "num_iterations": num_iterations,
+        "num_iterations": num_iterations or 0,
         "num_slots": num_slots,
         "num_objects": count,
         "num_examples": len(measured["loss"]),
@@ -90,13 +93,13 @@ def sweep_run(
     )
 
   with progress_bar(
-    total=len(SWEPT_ITERATIONS) + len(counts),
+    total=len(swept) + len(counts),
     desc="sweeping",
     unit="pass",
     disable=not parallel.is_first_process(),
   ) as progress:
     measure = measurer(split)
-    for t in SWEPT_ITERATIONS:
+    for t in swept:
       measured = measure(params, num_iterations=t)
       add("iterations", measured, t, slots, 0)
       for count in counts:
@@ -124,24 +127,27 @@ def sweep_run(
   evaluate.write_json(folder / "sweep.json", result)
   _print_rows(rows)
   print(f"  numbers      {folder / 'sweep.json'}")
-  names = [name for name in rows[0] if name.startswith(("ap_", "fg_", "attn_"))]
-  if names:  # Without masks, object discovery has no metric in percent.
-    _draw_sweep(folder / "sweep.png", rows, names, iterations, slots)
+  panels = _panels(rows, iterations, slots)
+  if panels:  # Without masks, object discovery has no metric in percent.
+    plots.draw_curves(folder / "sweep.png", panels)
     print(f"  picture      {folder / 'sweep.png'}")
   return rows
 
 
 def _print_rows(rows):
   """Prints a table of the sweeps over iterations and over slots."""
-  metrics = [x for x in rows[0] if x not in _PLACES]
-  print("\n" + "".join(f"{x:>15}" for x in (*_PLACES, *metrics)))
+  names = [x for x in rows[0] if x not in _PLACES]
+  print("\n" + "".join(f"{x:>15}" for x in (*_PLACES, *names)))
   for row in rows:
     if row["sweep"] != "objects":  # Too many; they are in the file.
       places = "".join(f"{row[x]:>15}" for x in _PLACES)
-      print(places + "".join(f"{row[x]:>15.4f}" for x in metrics))
+      print(places + "".join(f"{row[x]:>15.4f}" for x in names))
 
 
-def _draw_sweep(path, rows, names, num_iterations, num_slots):
+def _panels(rows, num_iterations, num_slots):
+  """Makes the panels of `plots.draw_curves`, as many as have curves."""
+  names = [name for name in rows[0] if name.startswith(metrics.SHARES)]
+
   def curves(sweep, key, **fixed):
     chosen = [
       row
@@ -152,21 +158,17 @@ def _draw_sweep(path, rows, names, num_iterations, num_slots):
       name: [(row[key], 100 * row[name]) for row in chosen] for name in names
     }
 
+  t = f"T = {num_iterations}, " if num_iterations else ""
   panels = {
     f"iterations T (K = {num_slots})": curves("iterations", "num_iterations"),
-    f"objects (T = {num_iterations}, K = {num_slots})": curves(
+    f"objects ({t}K = {num_slots})": curves(
       "objects", "num_objects", num_iterations=num_iterations
     ),
-    f"objects (T = {num_iterations}, K follows them)": curves(
-      "slots", "num_objects"
-    ),
+    f"objects ({t}K follows them)": curves("slots", "num_objects"),
   }
   # One point, of data whose images have equally many objects, is no curve.
-  plots.draw_curves(
-    path,
-    {
-      label: lines
-      for label, lines in panels.items()
-      if all(len(points) > 1 for points in lines.values())
-    },
-  )
+  return {
+    label: lines
+    for label, lines in panels.items()
+    if lines and all(len(points) > 1 for points in lines.values())
+  }
