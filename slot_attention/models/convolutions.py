@@ -164,8 +164,14 @@ def _backward(strides, padding, residuals, gradient):
   inputs, kernel = residuals
   _, height, width, _ = inputs.shape
   before = (padding[0][0], padding[1][0])
-  of_inputs = _transpose_by_phase(gradient, kernel, strides, before)
   of_kernel = _kernel_gradient(inputs, gradient, kernel, strides, before)
+  # Without padding, there are inputs after those at which a kernel starts.
+  missing = [
+    (0, max(-(-size // stride) - n, 0))
+    for size, stride, n in zip((height, width), strides, gradient.shape[1:3])
+  ]
+  gradient = jnp.pad(gradient, [(0, 0), *missing, (0, 0)])
+  of_inputs = _transpose_by_phase(gradient, kernel, strides, before)
   return of_inputs[:, :height, :width], of_kernel
 
 

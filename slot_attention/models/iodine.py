@@ -316,19 +316,20 @@ class Iodine(nn.Module):
     ]
     probs = jnp.exp(log_probs)  # The posterior is that of equal masks.
     _, colors_gradient, logits_gradient = gradients
-    stopped = {
+    spatial = {
+      "images": images,
+      "colors": colors,
+      "logits": logits,
+      "masks": nn.softmax(logits, axis=1),
+      "posterior": probs / (probs.sum(axis=1, keepdims=True) + 1e-6),
       "colors_gradient": colors_gradient,
       "logits_gradient": logits_gradient,
       "log_prob": log_prob,
       "counterfactual": log_prob - jnp.stack(others, axis=1),
     }
     return {
-      "images": images,
-      "colors": colors,
-      "logits": logits,
-      "masks": nn.softmax(logits, axis=1),
-      "posterior": probs / (probs.sum(axis=1, keepdims=True) + 1e-6),
-      **jax.lax.stop_gradient(stopped),
+      name: jax.lax.stop_gradient(x) if name in _NORMALIZED else x
+      for name, x in spatial.items()
     }
 
   def _log_probs(self, images, colors):
