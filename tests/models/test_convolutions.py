@@ -1,5 +1,6 @@
 """Tests of the fast convolutions against the plain ones."""
 
+import functools
 import itertools
 
 import flax.linen as nn
@@ -38,19 +39,24 @@ def test_relu_equals_flax_relu():
   )
 
 
-@pytest.mark.parametrize("kernel_size", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+  "layer, kernel_size",
+  [
+    *((convolutions.ConvTranspose, size) for size in (2, 3, 4, 5)),
+    (functools.partial(convolutions.Conv, padding="VALID"), 3),
+    (functools.partial(convolutions.Conv, padding="VALID"), 5),
+  ],
+)
 @pytest.mark.parametrize("size", [(7, 10), (12, 9)])
 def test_convolving_broadcast_vectors_equals_the_plain_convolution(
-  kernel_size, size
+  layer, kernel_size, size
 ):
   with jax.enable_x64(True):
-    conv = convolutions.ConvTranspose(
-      F, (kernel_size, kernel_size), param_dtype=jnp.float64
-    )
+    conv = layer(F, (kernel_size, kernel_size), param_dtype=jnp.float64)
     keys = jax.random.split(jax.random.key(0), 3)
     vectors = jax.random.normal(keys[0], (3, 1, 1, D), jnp.float64)
     position = jax.random.normal(keys[1], (1, *size, D), jnp.float64)
-    variables = conv.init(keys[2], vectors)
+    variables = conv.init(keys[2], position)
     variables["params"]["bias"] += 0.7
 
     def plain(variables, vectors, position):
@@ -85,18 +91,19 @@ def test_transposed_convolution_by_phase_equals_the_plain_one(
 
 @pytest.mark.parametrize("num_images", [1, 5])
 @pytest.mark.parametrize("block_bytes", [1, 2_000, 2**20])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(
   ("kernel_size", "strides"),
   [((5, 5), (1, 1)), ((5, 5), (2, 2)), ((4, 3), (3, 1)), ((1, 2), (2, 2))],
 )
 def test_blocked_gradient_equals_the_plain_one(
-  monkeypatch, kernel_size, strides, block_bytes, num_images
+  monkeypatch, kernel_size, strides, padding, block_bytes, num_images
 ):
   monkeypatch.setattr(convolutions, "_BLOCK_BYTES", block_bytes)
   monkeypatch.setattr(convolutions, "_BLOCK_IMAGES", 2)
   monkeypatch.setattr(convolutions, "_MIN_BLOCK_ROWS", 6)
   size = (11, 8)
-  padding = jax.lax.padtype_to_pads(size, kernel_size, strides, "SAME")
+  padding = jax.lax.padtype_to_pads(size, kernel_size, strides, padding)
   with jax.enable_x64(True):
     keys = jax.random.split(jax.random.key(0))
     inputs = jax.random.normal(keys[0], (num_images, *size, D), jnp.float64)
