@@ -146,6 +146,69 @@ def use_slot_mlp(config):
   )
 
 
+def use_slot_attention(config):
+  """Leaves the config of `make_config` as it is."""
+
+
+def use_iodine(config):
+  config.task = "iodine"
+  config.model = ConfigDict(
+    {
+      "refinement": {
+        "num_slots": 4,
+        "num_iterations": 2,
+        "slot_size": 5,
+        "features": (6,),
+        "kernel_size": 3,
+        "mlp_sizes": (7,),
+        "lstm_size": 8,
+        "coordinates": "cosine",
+        "scale": 0.3,
+      },
+      "pixel_decoder": {
+        "image_size": (12, 12),
+        "features": (5,),
+        "kernel_size": 3,
+        "output_kernel_size": 3,
+        "activation": "elu",
+        "padding": "SAME",
+        "channels": 3,
+      },
+    }
+  )
+
+
+def use_monet(config):
+  config.task = "monet"
+  config.loss = ConfigDict(
+    {
+      "sigma_background": 0.3,
+      "sigma_foreground": 0.4,
+      "beta": 0.5,
+      "gamma": 0.5,
+    }
+  )
+  config.model = ConfigDict(
+    {
+      "attention": {"num_slots": 4, "features": (5, 6), "mlp_size": 8},
+      "component_encoder": {"slot_size": 7, "features": (5,), "mlp_size": 9},
+      "pixel_decoder": {
+        "image_size": (12, 12),
+        "features": (5,),
+        "kernel_size": 3,
+        "output_kernel_size": 1,
+        "activation": "relu",
+        "padding": "VALID",
+        "channels": 3,
+      },
+    }
+  )
+
+
+# The models of object discovery, for tests of what all of them share.
+USE_MODEL = (use_slot_attention, use_iodine, use_monet)
+
+
 def final_state(workdir, step):
   run = runs.load(workdir)
   assert run.step == step

@@ -7,18 +7,19 @@ to change.
 
 import math
 
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 import configs
-from configs import smoke
+from configs import iodine, monet, smoke
 from slot_attention import tasks, validation
 from slot_attention.training import (
   evaluate,
   train,
 )
-from tests.runs import make_config, use_slot_mlp
+from tests.runs import make_config, use_iodine, use_monet, use_slot_mlp
 
 NUM_CHANGES = 200
 VALUES = (
@@ -26,6 +27,13 @@ VALUES = (
   0.5, 3.0, math.nan, math.inf, (), (0,), (1,), (2, 2), (16, 16), (1, 1, 1, 1),
   ("a",), (-1, 2), (0.5, 0.5), [1], {}, {"a": 1},
 )  # fmt: skip
+
+
+RIVALS = [
+  f"{rival.__name__.partition('.')[2]}:{name}"
+  for rival in (iodine, monet)
+  for name in rival._VALUES
+]
 
 
 def small_config(data_dir):
@@ -110,6 +118,91 @@ def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
       outcomes["runs"].append(what)
   assert not outcomes["fails"], "\n".join(outcomes["fails"])
   assert len(outcomes["runs"]) > 10 and len(outcomes["is refused"]) > 100
+
+
+@pytest.mark.parametrize("use_model", [use_iodine, use_monet])
+def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
+  config, use_model
+):
+  """Training would compile for long, so only its shapes are computed."""
+  use_model(config)
+  good = config.to_dict()
+  paths = [path for path in places(good) if path[0] in ("loss", "model")]
+  rng = np.random.default_rng(0)
+  outcomes = {"runs": [], "is refused": [], "fails": []}
+  for _ in range(60):
+    path = paths[rng.integers(len(paths))]
+    action = rng.choice(["delete", "rename"] + 8 * ["set"])
+    value = VALUES[rng.integers(len(VALUES))]
+    tree = config.to_dict()
+    change(tree, path, action, value)
+    what = f"{action} {'.'.join(path)} {value!r}"
+    try:
+      changed = validation.checked(ConfigDict(tree), num_devices=4)
+    except ValueError as error:
+      named = any(name in str(error) for name in (path[-1], "images of"))
+      outcomes["is refused" if named else "fails"].append(f"{what}: {error}")
+      continue
+    task = tasks.make_task(changed)
+    batch = {"images": np.zeros((2, 12, 12, 3), np.float32)}
+    try:
+      jax.eval_shape(
+        lambda key, task=task, batch=batch: task.loss(
+          task.apply(task.init(key, (12, 12, 3)), batch, key), batch
+        ),
+        jax.random.key(0),
+      )
+    except Exception as error:
+      outcomes["fails"].append(f"{what}: {error!r}")
+    else:
+      outcomes["runs"].append(what)
+  assert not outcomes["fails"], "\n".join(outcomes["fails"])
+  assert len(outcomes["runs"]) > 3 and len(outcomes["is refused"]) > 30
+
+
+@pytest.mark.parametrize(
+  "use_model, field, value, words",
+  [
+    (use_iodine, "refinement.num_slots", 1, "num_slots=1 must be at least 2"),
+    (use_iodine, "refinement.coordinates", "polar", "not one of linear, cosin"),
+    (use_iodine, "refinement.scale", 0.0, "refinement.scale=0.0 must be at"),
+    (use_iodine, "pixel_decoder.padding", "no", "padding='no' is not one of"),
+    (
+      use_iodine,
+      "pixel_decoder.image_size",
+      (12, 11),
+      "draws 12x11x3: change model.pixel_decoder.image_size, model.pixel_deco",
+    ),
+    (
+      use_monet,
+      "attention.features",
+      (4, 4, 4, 4, 4),
+      "model.attention.features=.* halves images 4 times, so 12x12 pixels are",
+    ),
+  ],
+)
+def test_bad_values_of_a_rival_are_named(
+  config, use_model, field, value, words
+):
+  use_model(config)
+  config.model.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=words):
+    validation.checked(config, num_devices=4)
+
+
+def test_options_that_a_rival_does_not_have_are_refused(config):
+  use_monet(config)
+  config.loss.beta = -1.0
+  with pytest.raises(ValueError, match=r"loss.beta=-1.0 must be at least 0"):
+    validation.checked(config)
+  config.loss.beta = 0.5
+  config.compute_dtype = "bfloat16"
+  with pytest.raises(
+    ValueError, match="compute_dtype='bfloat16' is that of en"
+  ):
+    validation.checked(config)
+  with pytest.raises(configs.UnknownConfigError, match="no config monet:quick"):
+    configs.load("monet:quick")
 
 
 def test_data_without_what_the_task_needs_is_refused(config, tmp_path):
@@ -217,6 +310,8 @@ def test_a_field_with_a_default_may_be_left_out(config):
     ("clevr_set_prediction", 10, 10, None),
     ("clevr_set_prediction", 10, 9, "max_objects=10 needs 10 slots"),
     ("slot_mlp:quickstart", 3, 3, "num_slots=3 is too few"),
+    ("iodine:quickstart", 3, 3, "num_slots=3 is too few"),
+    ("monet:quickstart", 3, 9, "more than twice what is needed"),
   ],
 )
 def test_too_few_and_too_many_slots_are_warned_of(
@@ -224,14 +319,13 @@ def test_too_few_and_too_many_slots_are_warned_of(
 ):
   config = configs.load(name)
   config.data.max_objects = max_objects
-  section = "slot_mlp" if "slot_mlp" in config.model else "slot_attention"
-  config.model[section].num_slots = num_slots
+  tasks.slots_section(config).num_slots = num_slots
   config = validation.checked(config)
   validation.warn_about_slots(config, tasks.make_task(config))
   assert (words or "") in caplog.text and bool(words) == bool(caplog.text)
 
 
-@pytest.mark.parametrize("name", configs.names())
+@pytest.mark.parametrize("name", [*configs.names(), *RIVALS])
 def test_every_config_passes_the_door_as_it_stands(name):
   config = configs.load(name)
   assert validation.checked(config) == config  # Every field is listed.

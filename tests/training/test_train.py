@@ -20,9 +20,13 @@ from slot_attention.training import (
   train,
 )
 from tests.runs import (
+  USE_MODEL,
   assert_equal_trees,
   final_state,
   read_lines,
+  use_iodine,
+  use_monet,
+  use_slot_attention,
   use_slot_mlp,
 )
 
@@ -138,20 +142,33 @@ def losses_on(num_devices, config, monkeypatch):
   return losses, evaluation
 
 
-def test_one_device_and_four_give_the_same_numbers(config, monkeypatch):
+@pytest.mark.parametrize("use_model", USE_MODEL)
+def test_one_device_and_four_give_the_same_numbers(
+  config, monkeypatch, use_model
+):
+  use_model(config)
   with monkeypatch.context() as context:
     losses_1, evaluation_1 = losses_on(1, config, context)
   with monkeypatch.context() as context:
     losses_4, evaluation_4 = losses_on(4, config, context)
   assert losses_1[-1] < losses_1[0]
   np.testing.assert_allclose(losses_1, losses_4, rtol=1e-5)
-  assert evaluation_1 == pytest.approx(evaluation_4, abs=1e-5)
+  assert evaluation_1 == pytest.approx(evaluation_4, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize(
+  "use_model, optimizer",
+  [
+    (use_slot_attention, "adam"),
+    (use_slot_attention, "muon"),
+    (use_iodine, "adam"),
+    (use_monet, "adam"),
+  ],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-  config, tmp_path, monkeypatch, optimizer
+  config, tmp_path, monkeypatch, use_model, optimizer
 ):
+  use_model(config)
   config.optimizer = optimizer
   monkeypatch.setattr(optimizers, "MIN_MUON_SIZE", 4)  # The model is tiny.
   train.train(config, tmp_path / "whole")
