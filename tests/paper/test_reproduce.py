@@ -82,7 +82,8 @@ def test_small_and_smoke_scales_name_configs_that_exist():
       assert tasks.make_task(configs.load(name))
   # A row without a small config is left out. Equal rows are kept once.
   labels = [row.label for row in rows.rows_at(EXPERIMENTS["table1"], "small")]
-  assert labels == ["Slot Attention, Tetrominoes", "Slot MLP, Tetrominoes"]
+  models = ("Slot Attention", "Slot MLP", "IODINE", "MONet")
+  assert labels == [f"{model}, Tetrominoes" for model in models]
 
 
 @pytest.fixture(name="trained")
@@ -342,6 +343,19 @@ def test_stripes_are_named_and_a_second_mean_leaves_them_out():
   for seeds in ([good[0], bad], [{"loss": x, "ap_1": 0.5} for x in (1, 1, 9)]):
     table = make_result(("x", "", seeds))["table"]
     assert not any(line["stripes"] for line in table)
+
+
+def test_with_another_loss_the_squared_error_tells_of_stripes():
+  """A negative log likelihood may be negative, and its ratios say nothing."""
+  seeds = [
+    {"loss": loss, "mse": mse, "fg_ari": 0.5}
+    for loss, mse in ((-900.0, 0.01), (-1000.0, 0.01), (-100.0, 0.04))
+  ]
+  result = make_result(("x", "", seeds))
+  assert {line["stripes"] for line in result["table"]} == {"2"}
+  (mse,) = [line for line in result["table"] if line["metric"] == "mse"]
+  assert mse["mean"] == pytest.approx(0.02)
+  assert tables.here(mse) == "0.0200 ± 0.0141"
 
 
 def test_losses_of_good_seeds_are_far_from_the_limit_of_stripes():
