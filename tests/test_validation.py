@@ -125,6 +125,7 @@ def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
   config, use_model
 ):
   """Training would compile for long, so only its shapes are computed."""
+  values = [x for x in VALUES if x != 300]  # Refinements are not a loop.
   use_model(config)
   good = config.to_dict()
   paths = [path for path in places(good) if path[0] in ("loss", "model")]
@@ -133,7 +134,7 @@ def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
   for _ in range(60):
     path = paths[rng.integers(len(paths))]
     action = rng.choice(["delete", "rename"] + 8 * ["set"])
-    value = VALUES[rng.integers(len(VALUES))]
+    value = values[rng.integers(len(values))]
     tree = config.to_dict()
     change(tree, path, action, value)
     what = f"{action} {'.'.join(path)} {value!r}"
