@@ -71,7 +71,7 @@ class LSTM(nn.Module):
 
 
 class RefinementNetwork(nn.Module):
-  """Updates the posterior of every slot; the slots share it (Section 2.4).
+  """Updates the posterior of every slot; the slots share it.
 
   Attributes:
     num_slots: number of slots K, at least 2; a call of `Iodine` can override
@@ -290,7 +290,7 @@ class Iodine(nn.Module):
     logits: jax.Array,
     gradients: tuple[jax.Array, jax.Array, jax.Array],
   ) -> dict[str, jax.Array]:
-    """Makes the images that the refinement network sees (Section 2.4).
+    """Makes the images that the refinement network sees.
 
     Args:
       images: [B, 1, H, W, C] in [0, 1].

@@ -29,7 +29,7 @@ _LEAST_MASK = 1e-5
 
 
 class AttentionNetwork(nn.Module):
-  """U-Net that splits the scope (appendix B.2).
+  """U-Net that splits the scope (appendix B).
 
   Every block has a 3x3 convolution without bias, instance norm and ReLU. From
   block to block on the way down, height and width are halved and rounded up, by
@@ -85,7 +85,7 @@ def _block(x, features, name):
 
 
 class ComponentEncoder(nn.Module):
-  """Encoder of the component VAE (appendix B.1).
+  """Encoder of the component VAE (appendix B).
 
   Attributes:
     slot_size: size D of a slot.
@@ -133,7 +133,7 @@ class ComponentEncoder(nn.Module):
 
 
 class MONet(nn.Module):
-  """Object discovery slot after slot (Section 2).
+  """Object discovery slot after slot.
 
   Raises:
     ValueError: if the images are too small for the attention network.
@@ -220,7 +220,7 @@ class MONet(nn.Module):
     }
 
   def _attend(self, images, num_slots):
-    """Returns log masks and log scopes, [B, K, H, W, 1] each (Section 2.2)."""
+    """Returns log masks and log scopes, [B, K, H, W, 1] each."""
     log_scopes = [jnp.zeros_like(images[..., :1])]
     log_masks = []
     for _ in range(num_slots - 1):
@@ -238,7 +238,7 @@ def monet_loss(
   beta: float,
   gamma: float,
 ) -> jax.Array:
-  """Computes the loss of MONet (equation 3).
+  """Computes the loss of MONet.
 
   It is the negative log probability of the image in [0, 1] under a mixture of
   Gaussians, plus beta times the divergence of the slots, plus gamma times that
