@@ -28,7 +28,7 @@ COORDINATE_RANGE = 6.0
 
 # Metrics whose names begin so are shares, shown in percent. The others are
 # losses and squared errors.
-SHARES = ("ap_", "attn_", "fg_")
+SHARES = ("ap_", "ari", "attn_", "fg_", "mbo")
 
 # Distance thresholds of average precision, in scene units (Figure 5, Table 3).
 DISTANCE_THRESHOLDS = (np.inf, 1.0, 0.5, 0.25, 0.125)

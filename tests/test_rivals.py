@@ -41,7 +41,15 @@ def test_a_run_has_the_metrics_and_pictures_of_object_discovery(run):
   assert metrics["num_slots"] == 4
   assert ("num_iterations" in metrics) == has_iterations(config)
   line = read_lines(workdir)[-1]
-  assert line.keys() == {"step", "split", "loss", "mse", "fg_ari"}
+  assert line.keys() == {
+    "step",
+    "split",
+    "loss",
+    "mse",
+    "fg_ari",
+    "ari",
+    "mbo",
+  }
   # The squared error is that of images in [-1, 1]; the loss sums over pixels.
   assert 0 < line["mse"] < 10 < abs(line["loss"])
 
