@@ -64,7 +64,7 @@ def describe(config: ml_collections.ConfigDict, topology: str) -> None:
       " which --config.data_placement=host leaves on the hosts"
     )
   for name, value in to_rows(facts):
-    print(f"{name:<24} {value}")
+    print(f"{name:<24} {value}".rstrip())
 
 
 def compile_step(
