@@ -65,19 +65,19 @@ def draw(
     attn = outputs["attn"]
     visualization.draw_attention(paths[1], images, attn, [attn.shape[1]])
     return paths
-  names = ["3a", "3b", "3c", "4"]
-  paths = {name: folder / f"figure_{name}.png" for name in names}
-  visualization.draw_slots(paths["3a"], images, outputs)
+  paths = []
+
+  def place(name):
+    paths.append(folder / f"figure_{name}.png")
+    return paths[-1]
+
+  visualization.draw_slots(place("3a"), images, outputs)
   if "attn" in outputs:
-    visualization.draw_attention(paths["3b"], images, outputs["attn"])
-  else:
-    del paths["3b"]
+    visualization.draw_attention(place("3b"), images, outputs["attn"])
   if "slots_per_iteration" in outputs:
-    visualization.draw_iterations(paths["3c"], images, decode(run, outputs))
-  else:
-    del paths["3c"]
-  visualization.draw_slots(paths["4"], images, outputs, use_masks=False)
-  return list(paths.values())
+    visualization.draw_iterations(place("3c"), images, decode(run, outputs))
+  visualization.draw_slots(place("4"), images, outputs, use_masks=False)
+  return paths
 
 
 def decode(
