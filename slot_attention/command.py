@@ -229,7 +229,14 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   threading.excepthook = sys.unraisablehook = _log_error_elsewhere
   try:
     _check_package()
-    main(sys.argv[1:])
+    try:
+      main(sys.argv[1:])
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:  # Who reads the output, such as head, has enough.
+    # Python flushes the standard output once more when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(_FAILED)
   except UsageError as error:
     _fail(str(error), _BAD_USAGE)
   except KeyboardInterrupt as error:

@@ -58,6 +58,18 @@ def test_a_module_without_a_command_says_so():
   assert line.endswith(", ".join(modules).replace(".__main__", ""))
 
 
+def test_a_reader_that_has_enough_ends_a_command_without_a_word():
+  reader, writer = os.pipe()
+  os.close(reader)
+  done = subprocess.run(
+    [sys.executable, "-m", "slot_attention.pretrained", "--help"],
+    stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    env={**os.environ, "PYTHONUNBUFFERED": ""},
+  )  # fmt: skip
+  os.close(writer)
+  assert (done.returncode, done.stderr) == (1, "")
+
+
 def run(main, monkeypatch, capsys, *arguments):
   """Runs a command; returns exit code and last line of standard error."""
   monkeypatch.setattr(sys, "argv", ["", *arguments])
