@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from benchmarks import clevr_renderer as renderer_benchmark
-from benchmarks import matching, operations, tpu
+from benchmarks import matching, operations, startup, tpu
 import configs
 from slot_attention import command
 from slot_attention.data import clevr_scenes
@@ -91,7 +91,8 @@ def test_the_record_of_the_renderer_names_its_reference():
 
 
 @pytest.mark.parametrize(
-  "name", ["clevr_renderer", "costs", "feeding", "matching", "steps", "tpu"]
+  "name",
+  ["clevr_renderer", "costs", "feeding", "matching", "startup", "steps", "tpu"],
 )
 def test_unknown_flags_are_refused(name):
   main = importlib.import_module(f"benchmarks.{name}").main
@@ -130,6 +131,17 @@ def test_a_step_that_does_not_fit_on_tpus_has_its_reason_in_the_table():
   ).splitlines()
   assert row.startswith(f"| a | b | c | d | {reason} |")
   assert row.count("|") == header.count("|")
+
+
+def test_starts_are_timed_until_the_first_steps_are_done(tmp_path):
+  seconds = startup.measure(["smoke:quickstart"], 1, str(tmp_path), [4])
+  ((imports,), (cold,), (warm,)) = seconds["smoke:quickstart"].values()
+  assert 0 < imports < min(cold, warm)
+
+
+def test_each_config_has_its_batch_size():
+  with pytest.raises(command.UsageError, match="one number for each config"):
+    startup.parse_flags(["--configs=quickstart"])
 
 
 def test_contenders_that_do_not_exist_are_named():

@@ -25,6 +25,7 @@ COMMANDS = (
   "benchmarks.costs",
   "benchmarks.feeding",
   "benchmarks.matching",
+  "benchmarks.startup",
   "benchmarks.steps",
 )
 
