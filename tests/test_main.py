@@ -112,6 +112,8 @@ sys.path.insert(0, {str(ROOT)!r})
 from slot_attention import tasks
 from slot_attention.data import store
 from slot_attention.training import train
+# A shell that starts a process in the background has it ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 make_train_step = train.make_train_step
 def with_ctrl_c(function):
   def interrupted(*args, **kwargs):

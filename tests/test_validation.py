@@ -228,7 +228,7 @@ def test_what_happens_every_so_often_fits_the_dispatches(config, field):
 @pytest.mark.parametrize(
   "field, value, words",
   [
-    ("task", "dreaming", "task='dreaming' is not one of object_discovery"),
+    ("task", "dreaming", "task='dreaming' is not one of iodine, monet, "),
     ("batch_size", 6, "batch_size=6 is not a multiple of the 4 devices"),
     ("eval_batch_size", 2, "eval_batch_size=2 is not a multiple of the 4"),
     ("num_steps", 0, "num_steps=0 must be at least 1"),
