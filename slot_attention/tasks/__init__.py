@@ -1,0 +1,36 @@
+"""Tasks: each has a model, a loss, metrics and pictures.
+
+Only this folder knows them all. A new task, or a new model with a loss of its
+own, is one more function in `discovery` or `sets` and one more line of
+`table.TASKS`; a new module for a part of a model is one more line of
+`table.PARTS`.
+"""
+
+from slot_attention.tasks.discovery import iodine, monet, object_discovery
+from slot_attention.tasks.sets import set_prediction
+from slot_attention.tasks.table import (
+  PARTS,
+  TASKS,
+  check_task,
+  make_task,
+  slots_section,
+  with_defaults,
+)
+from slot_attention.tasks.task import COMPUTE_DTYPES, Arrays, Task, normalize
+
+__all__ = [
+  "COMPUTE_DTYPES",
+  "PARTS",
+  "TASKS",
+  "Arrays",
+  "Task",
+  "check_task",
+  "iodine",
+  "make_task",
+  "monet",
+  "normalize",
+  "object_discovery",
+  "set_prediction",
+  "slots_section",
+  "with_defaults",
+]

@@ -1,0 +1,81 @@
+"""Object discovery: models that draw images slot by slot."""
+
+import jax.numpy as jnp
+
+from slot_attention import losses, metrics, models, visualization
+from slot_attention.checks import check_at_least
+from slot_attention.tasks.task import Task, draw_attention
+
+
+def object_discovery(
+  model: models.ObjectDiscovery, *, max_objects: int
+) -> Task:
+  """Makes the task to reconstruct images slot by slot (Section 4.1)."""
+  return _discovery(
+    model, _squared_error, max_objects, model.decoder.image_shape
+  )
+
+
+def iodine(model: models.Iodine, *, max_objects: int) -> Task:
+  """Makes the task of IODINE: refinement t of T weighs t / T in the loss."""
+
+  def loss(outputs, batch):
+    del batch  # The model has compared itself with its images.
+    terms = outputs["nll"] + outputs["kl"]
+    return terms @ jnp.linspace(0, 1, terms.shape[1])
+
+  return _discovery(model, loss, max_objects, model.pixel_decoder.image_shape)
+
+
+def monet(
+  model: models.MONet,
+  *,
+  max_objects: int,
+  sigma_background: float,
+  sigma_foreground: float,
+  beta: float,
+  gamma: float,
+) -> Task:
+  """Makes the task of MONet, whose options are those of `models.monet_loss`."""
+  sigmas = (sigma_background, sigma_foreground)
+  check_at_least("loss.sigma_background", sigma_background, 1e-3)
+  check_at_least("loss.sigma_foreground", sigma_foreground, 1e-3)
+  check_at_least("loss.beta", beta, 0)
+  check_at_least("loss.gamma", gamma, 0)
+
+  def loss(outputs, batch):
+    return models.monet_loss(outputs, batch["images"], sigmas, beta, gamma)
+
+  return _discovery(model, loss, max_objects, model.pixel_decoder.image_shape)
+
+
+def _squared_error(outputs, batch):
+  return losses.reconstruction_loss(outputs["recon_combined"], batch["images"])
+
+
+def _discovery(model, loss, max_objects, image_shape):
+  """Makes a task of a model that draws images slot by slot.
+
+  Beside another loss than the squared error, that error is the metric "mse", so
+  that all models can be compared.
+  """
+
+  def measure(outputs, batch):
+    measured = {"loss": loss(outputs, batch)}
+    if loss is not _squared_error:
+      measured["mse"] = _squared_error(outputs, batch)
+    if "segments" in batch:
+      measured |= metrics.segmentation_metrics(
+        outputs["masks"], batch["segments"], num_segments=max_objects + 1
+      )
+    return measured
+
+  def collect(measured):
+    return metrics.averages(measured).single_from_model_output(**measured)
+
+  def draw(folder, outputs, batch):
+    path = folder / "slots.png"
+    visualization.draw_slots(path, batch["images"], outputs)
+    return [path, *draw_attention(folder, outputs, batch)]
+
+  return Task(model, loss, measure, collect, draw, image_shape)

@@ -1,0 +1,149 @@
+"""The table of all tasks and parts, and the task that a config describes."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import inspect
+from typing import Any
+
+import flax.linen as nn
+import ml_collections
+
+from slot_attention import models
+from slot_attention.checks import check_choice, check_section, nearest
+from slot_attention.tasks import discovery, sets
+from slot_attention.tasks.task import Task
+
+# By the name in config.task: the model, and the function that makes the task of
+# it. The keyword arguments of the function, but max_objects, are the options in
+# config.loss.
+TASKS: dict[str, tuple[type[nn.Module], Callable[..., Task]]] = {
+  "iodine": (models.Iodine, discovery.iodine),
+  "monet": (models.MONet, discovery.monet),
+  "object_discovery": (models.ObjectDiscovery, discovery.object_discovery),
+  "set_prediction": (models.SetPrediction, sets.set_prediction),
+}
+
+# The modules that can be each part of a model, by the name of their section in
+# config.model. A config has one section for each part of its model.
+PARTS: dict[str, dict[str, type[nn.Module]]] = {
+  "encoder": {"encoder": models.Encoder},
+  "slot_attention": {
+    "slot_attention": models.SlotAttention,
+    "slot_mlp": models.SlotMLP,
+  },
+  "decoder": {"decoder": models.SpatialBroadcastDecoder},
+  "classifier": {"classifier": models.SetPredictor},
+  "refinement": {"refinement": models.RefinementNetwork},
+  "attention": {"attention": models.AttentionNetwork},
+  "component_encoder": {"component_encoder": models.ComponentEncoder},
+  "pixel_decoder": {"pixel_decoder": models.PixelDecoder},
+}
+
+
+def check_task(config: ml_collections.ConfigDict) -> None:
+  """Checks the fields of config.task, config.loss and config.model.
+
+  Raises:
+    ValueError: if there is no such task, or a field is missing, unknown or of
+      the wrong type. `make_task` raises those for values out of range.
+  """
+  check_choice("task", config.task, TASKS)
+  check_section("config.loss", config.loss, _loss_options(config.task))
+  sections = _sections(config)
+  for name in sorted(set(config.model) - {name for name, _ in sections}):
+    known = [section for options in PARTS.values() for section in options]
+    raise ValueError(f"config.model: {name} is unknown{nearest(name, known)}")
+  for name, module in sections:
+    fields = _fields(module)
+    check_section(
+      f"config.model.{name}",
+      config.model[name],
+      {field.name: field.type for field in fields},
+      optional=_defaults(module),
+    )
+
+
+def with_defaults(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """Returns a config whose model has every field in every section.
+
+  A field that the config leaves out has the default of its module. So a config
+  that is older than a field stays valid.
+  """
+  config = config.copy_and_resolve_references()
+  for name, module in _sections(config):
+    config.model[name] = {**_defaults(module), **config.model[name]}
+  return config
+
+
+def make_task(config: ml_collections.ConfigDict) -> Task:
+  """Makes the task that a config describes.
+
+  Args:
+    config: whose fields `check_task` has checked.
+
+  Raises:
+    ValueError: for a value out of range.
+  """
+  model, make = TASKS[config.task]
+  parts, place = {}, ""
+  try:
+    for part, (section, module) in zip(_parts(model), _sections(config)):
+      place = f"{section}."
+      parts[part] = module(**config.model[section])
+    place = ""
+    whole = model(**parts)
+  except ValueError as error:
+    raise ValueError(f"model.{place}{error}") from error
+  task = make(whole, max_objects=config.data.max_objects, **config.loss)
+  return dataclasses.replace(task, compute_dtype=config.compute_dtype)
+
+
+def slots_section(config: ml_collections.ConfigDict) -> Any:
+  """Returns the section of config.model with K and, if there are any, T."""
+  (section,) = (x for x in config.model.values() if "num_slots" in x)
+  return section
+
+
+def _loss_options(task):
+  """Returns the types of a task's options in config.loss, by name."""
+  _, make = TASKS[task]
+  _, *options = inspect.signature(make).parameters.values()
+  return {x.name: x.annotation for x in options if x.name != "max_objects"}
+
+
+def _sections(config):
+  """Returns name and module of the section that a config has for each part."""
+  model, _ = TASKS[config.task]
+  sections = []
+  for part in _parts(model):
+    given = [name for name in PARTS[part] if name in config.model]
+    if len(given) != 1:
+      problem = f"{' and '.join(given)} exclude each other"
+      if not given:
+        problem = f"{' or '.join(PARTS[part])} is missing"
+      raise ValueError(f"config.model: {problem}")
+    sections.append((given[0], PARTS[part][given[0]]))
+  return sections
+
+
+def _fields(module):
+  """Returns the fields of a linen module that a config sets."""
+  return [
+    field
+    for field in dataclasses.fields(module)
+    if field.init and field.name not in ("parent", "name")
+  ]
+
+
+def _parts(model):
+  return [field.name for field in _fields(model)]
+
+
+def _defaults(module) -> Mapping[str, Any]:
+  return {
+    field.name: field.default
+    for field in _fields(module)
+    if field.default is not dataclasses.MISSING
+  }

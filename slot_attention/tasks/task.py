@@ -1,0 +1,95 @@
+"""A task, as training and evaluation need it."""
+
+from collections.abc import Callable
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from clu import metrics as clu_metrics
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from slot_attention import visualization
+
+Arrays = dict[str, jax.Array]
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A task, as training and evaluation need it.
+
+  Attributes:
+    model: takes images [B, H, W, C] in [-1, 1], returns a dict of outputs.
+    loss: outputs and normalised batch to the loss of every example, [B].
+    measure: outputs and normalised batch to the arrays [B, ...] from which
+      metrics are computed.
+    metrics: what `measure` returns, of any number of examples, to a clu
+      collection.
+    draw: writes pictures of outputs and normalised batch into a folder and
+      returns their paths.
+    image_shape: height, width and channels of the images that the model draws;
+      None if it draws none and takes images of any size.
+    num_outputs: numbers by which the model describes an object; 0 if it
+      describes none and needs no targets.
+    compute_dtype: in which encoder and decoder compute; Slot Attention itself,
+      normalisation statistics, alpha masks and losses stay in float32.
+  """
+
+  model: nn.Module
+  loss: Callable[[Arrays, Arrays], jax.Array]
+  measure: Callable[[Arrays, Arrays], Arrays]
+  metrics: Callable[[Arrays], clu_metrics.Collection]
+  draw: Callable[[Path, Arrays, Arrays], list[Path]]
+  image_shape: tuple[int, int, int] | None = None
+  num_outputs: int = 0
+  compute_dtype: str = "float32"
+
+  def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
+    """Returns fresh parameters for images [H, W, C]."""
+    images = jnp.zeros((1, *image_shape))
+    params_key, slots_key = jax.random.split(key)
+    rngs = {"params": params_key, "slots": slots_key}
+    return jax.jit(self.model.init)(rngs, images)["params"]
+
+  def apply(
+    self, params: Any, batch: Arrays, key: jax.Array, **kwargs
+  ) -> Arrays:
+    """Applies the model to a normalised batch.
+
+    Args:
+      params: of the model.
+      batch: see `normalize`. If it has no example_ids, they are 0 .. B-1.
+      key: of the initial slots' noise, beside each example's id.
+      **kwargs: num_slots, num_iterations, slots, noise: see `SlotAttention`.
+    """
+    params = {
+      module: jax.tree.map(lambda x: x.astype(self.compute_dtype), tree)
+      if module in ("encoder", "decoder")
+      else tree
+      for module, tree in params.items()
+    }
+    return self.model.apply(
+      {"params": params},
+      batch["images"].astype(self.compute_dtype),
+      example_ids=batch.get("example_ids"),
+      rngs={"slots": key},
+      **kwargs,
+    )
+
+
+def normalize(batch: Arrays) -> Arrays:
+  """Returns the batch with its uint8 images as float32 in [-1, 1]."""
+  images = batch["images"].astype(jnp.float32)
+  return {**batch, "images": (images / 255 - 0.5) * 2}
+
+
+def draw_attention(folder: Path, outputs: Arrays, batch: Arrays) -> list[Path]:
+  """Draws the attention of a model that has some; returns the paths."""
+  if "attn" not in outputs:  # Of the Slot MLP and of IODINE, for example.
+    return []
+  path = folder / "attention.png"
+  visualization.draw_attention(path, batch["images"], outputs["attn"])
+  return [path]
