@@ -1,11 +1,12 @@
-"""Another config with a recipe that needs far fewer steps.
+"""Another config with a recipe for fewer steps.
 
   python main.py --config=configs/fast.py:tetrominoes_object_discovery
 
 Muon updates kernels, batches are small, gradients are clipped, and the learning
-rate falls to zero along a cosine.
+rate falls to zero along a cosine. `training/optimizers.py` says where Muon is
+from.
 
-Measured here: not yet.
+Measured here: the first 10,000 steps, see docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +27,10 @@ _RECIPES = {
 
 
 def get_config(name: str = "tetrominoes_object_discovery") -> ConfigDict:
+  if name not in _RECIPES:
+    raise configs.UnknownConfigError(
+      f"there is no config fast:{name}; there is {', '.join(_RECIPES)}"
+    )
   config = configs.load(name)
   config.optimizer = "muon"
   config.muon_learning_rate = 2e-3

@@ -29,6 +29,7 @@ from pathlib import Path
 import platform
 import re
 import sys
+import tempfile
 import textwrap
 import threading
 import traceback
@@ -48,9 +49,8 @@ _INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again".
 
 # The configs are in the clone that this file is of, or come with the installed
 # package, which pyproject.toml tells where to put them.
-_CLONE, _INSTALLED = (
-  parent / "configs" for parent in Path(__file__).parents[1::-1]
-)
+_CLONE = Path(__file__).parents[1] / "configs"
+_INSTALLED = Path(__file__).parent / "configs"
 _CONFIGS = _CLONE if (_CLONE / "quickstart.py").exists() else _INSTALLED
 
 
@@ -233,7 +233,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       main(sys.argv[1:])
     finally:
       sys.stdout.flush()
-  except BrokenPipeError:  # Who reads the output, such as head, has enough.
+  except BrokenPipeError:  # The reader of the output, such as head, has ended.
     # Python flushes the standard output once more when it ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(_FAILED)
@@ -285,10 +285,11 @@ def _check_package():
 
 
 def _default_cache():
-  """Returns a folder for compiled programs in the user's cache.
+  """Returns a folder for compiled programs in the user's cache, or "".
 
-  A program for one CPU may crash on another that has fewer instructions. Each
-  kind of CPU therefore has its own folder, for homes that several machines use.
+  A user without a home has no cache. A program for one CPU may crash on another
+  that has fewer instructions. Each kind of CPU therefore has its own folder,
+  for homes that several machines use.
   """
   features = platform.processor()
   information = Path("/proc/cpuinfo")
@@ -297,8 +298,10 @@ def _default_cache():
     pattern = r"^(?:flags|Features)\s*:(.*)$"
     (features, *_) = re.findall(pattern, information.read_text(), re.M) or [""]
   digest = hashlib.sha256(f"{platform.machine()} {features}".encode())
-  root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-  return str(root / "slot_attention" / f"compiled-{digest.hexdigest()[:8]}")
+  root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  if root.startswith("~"):
+    return ""
+  return str(Path(root, "slot_attention", f"compiled-{digest.hexdigest()[:8]}"))
 
 
 def _keep_compiled_programs(folder):
@@ -307,6 +310,8 @@ def _keep_compiled_programs(folder):
     return
   try:
     Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
   except OSError as error:
     logging.info("Compiled programs are not kept in %s: %s", folder, error)
     return

@@ -59,7 +59,7 @@ def test_a_module_without_a_command_says_so():
   assert line.endswith(", ".join(modules).replace(".__main__", ""))
 
 
-def test_a_reader_that_has_enough_ends_a_command_without_a_word():
+def test_a_command_ends_quietly_when_its_reader_has_ended():
   reader, writer = os.pipe()
   os.close(reader)
   done = subprocess.run(
@@ -123,6 +123,12 @@ def test_each_kind_of_cpu_has_its_own_cache(monkeypatch):
   assert here.startswith("/somewhere/slot_attention/compiled-")
   monkeypatch.setattr(command.platform, "machine", lambda: "another")
   assert command._default_cache() != here
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+  monkeypatch.setattr(command.os.path, "expanduser", lambda path: path)
+  assert command._default_cache() == ""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A task, as training and evaluation need it."""
+"""The class of all tasks, and what all tasks use."""
 
 from collections.abc import Callable
 import dataclasses

@@ -16,6 +16,9 @@ def from_config(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Makes the optimiser of a config.
 
+  Args:
+    config: that `validation.checked` has returned.
+
   Returns:
     The optimiser, and the schedule of `config.learning_rate`.
   """
@@ -90,10 +93,12 @@ def make_optimizer(
   it. The first updates therefore differ by 3e-5. The difference decreases and
   is gone after about 1,000 steps.
 
-  Muon (Jordan et al., 2024) replaces the averaged gradient of a matrix by the
-  nearest orthogonal matrix, so that all its directions learn at the same rate.
-  Updates are scaled to the size of Adam's (Liu et al., 2025, equation 4). Adam
-  with Nesterov's momentum updates all other parameters.
+  Muon (Jordan et al., 2024) replaces the averaged gradient of a matrix by an
+  approximation of the nearest orthogonal matrix, so that all its directions
+  learn at about the same rate. Its updates are 0.2 times the root of the larger
+  side, which gives them the size of Adam's (Liu et al., 2025,
+  https://arxiv.org/abs/2502.16982). Adam with Nesterov's momentum updates all
+  other parameters.
 
   Args:
     schedule: function from a step to Adam's learning rate.

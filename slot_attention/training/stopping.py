@@ -85,9 +85,8 @@ class Stopper:
     if self._signals and number == signal.SIGINT:
       raise KeyboardInterrupt
     self._signals.append(signal.Signals(number))
-    again = "; a second one ends it at once" * (number == signal.SIGINT)
     logging.warning(
-      "%s: the run finishes this step and saves it%s.",
+      "%s: the run finishes this step and saves it.%s",
       self._signals[-1].name,
-      again,
+      " A second one ends it at once." if number == signal.SIGINT else "",
     )

@@ -45,9 +45,8 @@ def sweep_run(
   Returns:
     A dict for each evaluation: "sweep", "num_iterations" (0 if the model has
     none), "num_slots", "num_objects" (0 for all images), "num_examples", and
-    the metrics. The dicts
-    are also written to sweep.json in the folder of `report`. If any metric is
-    in percent, it is drawn in sweep.png.
+    the metrics. The dicts are also written to sweep.json in the folder of
+    `report`. If any metric is in percent, it is drawn in sweep.png.
 
   Raises:
     ValueError: if the run has the Slot MLP, or cannot be loaded.
