@@ -82,6 +82,7 @@ def _multi_dsprites(variant, max_objects, channels=3):
     num_examples=60_320,
     generate=multi_dsprites.generate,
     chunk_size=multi_dsprites.CHUNK_SIZE,
+    check_options=multi_dsprites.check_options,
     fixed={"variant": variant},
   )
 

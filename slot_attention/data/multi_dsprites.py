@@ -31,6 +31,7 @@ Letters in shapes: N scenes, P rows for sprites (the variant's largest number),
 C channels.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -108,7 +109,11 @@ class Scenes(NamedTuple):
 
 
 def sample(
-  rng: np.random.Generator, num_scenes: int, *, variant: str
+  rng: np.random.Generator,
+  num_scenes: int,
+  *,
+  variant: str,
+  image_size: int = IMAGE_SIZE,
 ) -> Scenes:
   """Samples scenes in which every sprite is visible.
 
@@ -116,6 +121,8 @@ def sample(
     rng: the only source of randomness.
     num_scenes: number of scenes N.
     variant: one of `VARIANTS`.
+    image_size: side S of the images in which the sprites are visible, in
+      pixels.
 
   Raises:
     ValueError: if the variant does not exist.
@@ -124,37 +131,53 @@ def sample(
   fewest, most = NUM_SPRITES[variant]
   num_sprites = rng.integers(fewest, most, num_scenes, endpoint=True)
   scenes = _sample_any(rng, num_sprites, variant)
-  hidden = _has_hidden_sprite(scenes)
+  hidden = _has_hidden_sprite(scenes, image_size)
   while hidden.any():
     again = _sample_any(rng, num_sprites[hidden], variant)
     for part, part_again in zip(scenes, again):
       part[hidden] = part_again
-    hidden[hidden] = _has_hidden_sprite(again)
+    hidden[hidden] = _has_hidden_sprite(again, image_size)
   return scenes
 
 
-def render(scenes: Scenes) -> dict[str, np.ndarray]:
+def render(
+  scenes: Scenes, *, image_size: int = IMAGE_SIZE
+) -> dict[str, np.ndarray]:
   """Draws scenes.
+
+  Args:
+    scenes: the scenes.
+    image_size: side S of the images, in pixels. If it is not 64, positions and
+      outlines are scaled.
 
   Returns:
     A dict of
-      images: uint8 [N, 64, 64, C];
-      segments: uint8 [N, 64, 64], 0 for background, p for sprite p, counted
-        from 1.
+      images: uint8 [N, S, S, C];
+      segments: uint8 [N, S, S], 0 for background, p for sprite p, counted from
+        1.
   """
-  segments = _segments(scenes)
+  segments = _segments(scenes, image_size)
   palette = np.concatenate([scenes.backgrounds[:, None], scenes.colors], axis=1)
   scene = np.arange(len(segments))[:, None, None]
   return {"images": palette[scene, segments], "segments": segments}
 
 
-def generate(chunk: int, *, seed: int, variant: str) -> dict[str, np.ndarray]:
+def generate(
+  chunk: int, *, seed: int, variant: str, image_size: int = IMAGE_SIZE
+) -> dict[str, np.ndarray]:
   """Makes the `CHUNK_SIZE` examples of one chunk, as returned by `render`.
 
-  They depend only on seed, chunk and variant.
+  They depend only on the arguments.
   """
   rng = np.random.default_rng([seed, chunk])
-  return render(sample(rng, CHUNK_SIZE, variant=variant))
+  scenes = sample(rng, CHUNK_SIZE, variant=variant, image_size=image_size)
+  return render(scenes, image_size=image_size)
+
+
+def check_options(*, image_size: int = IMAGE_SIZE) -> None:
+  """Raises a ValueError for options that `generate` cannot use."""
+  if not 16 <= image_size <= 256:
+    raise ValueError(f"image_size={image_size} must be from 16 to 256 pixels")
 
 
 def _sample_any(rng, num_sprites, variant):
@@ -201,19 +224,21 @@ def _rgb(hue, saturation, value):
   return np.rint(255 * value[..., None] * channels).astype(np.uint8)
 
 
-def _segments(scenes):
-  """Returns the sprite that each pixel shows, uint8 [N, 64, 64]."""
+def _segments(scenes, image_size):
+  """Returns the sprite that each pixel shows, uint8 [N, S, S]."""
   num_scenes, num_places = scenes.shapes.shape
-  segments = np.zeros((num_scenes, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-  window = np.arange(-REACH, REACH + 1)
+  segments = np.zeros((num_scenes, image_size, image_size), np.uint8)
+  zoom = image_size / IMAGE_SIZE
+  reach = math.ceil(REACH * zoom)
+  window = np.arange(-reach, reach + 1)
   for p in range(num_places):
     for shape, contains in _CONTAINS.items():
       (drawn,) = np.nonzero(scenes.shapes[:, p] == shape)
-      x = POSITIONS[scenes.columns[drawn, p], None]
-      y = POSITIONS[scenes.rows[drawn, p], None]
+      x = zoom * POSITIONS[scenes.columns[drawn, p], None]
+      y = zoom * POSITIONS[scenes.rows[drawn, p], None]
       columns, rows = x.astype(int) + window, y.astype(int) + window
       angle = ORIENTATIONS[scenes.orientations[drawn, p], None]
-      scale = SCALES[scenes.scales[drawn, p], None]
+      scale = zoom * SCALES[scenes.scales[drawn, p], None]
       cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
       # Pixel centres in the coordinates of the sprite at scale 1.
       dx, dy = columns + 0.5 - x, rows + 0.5 - y
@@ -225,11 +250,13 @@ def _segments(scenes):
   return segments
 
 
-def _has_hidden_sprite(scenes):
+def _has_hidden_sprite(scenes, image_size):
   """Returns whether a scene has a sprite without a visible pixel, bool [N]."""
   num_scenes, num_places = scenes.shapes.shape
   visible = np.zeros((num_scenes, num_places + 1), bool)
-  visible[np.arange(num_scenes)[:, None, None], _segments(scenes)] = True
+  visible[
+    np.arange(num_scenes)[:, None, None], _segments(scenes, image_size)
+  ] = True
   return ((scenes.shapes > 0) & ~visible[:, 1:]).any(axis=1)
 
 
