@@ -94,6 +94,7 @@ def get_config() -> ConfigDict:
         "use_projections": True,
         "temperature": "sqrt_d",
         "slot_init": "shared",
+        "gradient": "unrolled",
       },
       "classifier": {"num_outputs": 19, "hidden_size": 64},
     }

@@ -88,6 +88,7 @@ def get_config() -> ConfigDict:
         "use_projections": True,
         "temperature": "sqrt_d",
         "slot_init": "shared",
+        "gradient": "unrolled",
       },
       "decoder": {
         "broadcast_size": (35, 35),

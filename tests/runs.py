@@ -78,6 +78,7 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
           "use_projections": True,
           "temperature": "sqrt_d",
           "slot_init": "shared",
+          "gradient": "unrolled",
         },
       },
     }

@@ -1,95 +1,38 @@
 """Slot Attention (Algorithm 1) with every variant of appendix B as a field.
 
+Later papers added to the same lines: implicit differentiation, learned queries
+with a bi-level gradient, and a sum that does not depend on the number of slots.
+
 Letters in shapes: B batch, N inputs, K slots, D slot size, T iterations.
 "Paper" is Locatello et al., Object-Centric Learning with Slot Attention,
 NeurIPS 2020, https://arxiv.org/abs/2006.15055.
 """
-
-import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least, check_choice
+from slot_attention.models.layers import (
+  GRU,
+  MLP,
+  LayerNorm,
+  Projection,
+  example_noise,
+)
 
-AGGREGATIONS = ("weighted_mean", "weighted_sum", "weighted_sum_layer_norm")
+AGGREGATIONS = (
+  "weighted_mean",
+  "weighted_sum",
+  "weighted_sum_layer_norm",
+  "normalized_sum",
+)
 SOFTMAX_AXES = ("slots", "inputs")
 UPDATES = ("gru", "none")
 TEMPERATURES = ("sqrt_d", "one")
 EPSILON_PLACES = ("attention", "denominator")
-SLOT_INITS = ("shared", "per_slot")
-
-# The official code is written in Keras, so the models use Keras' defaults.
-Dense = functools.partial(
-  nn.Dense, kernel_init=nn.initializers.glorot_uniform()
-)
-LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-3)
-
-
-class MLP(nn.Module):
-  """Dense layers of the given sizes with ReLU between them."""
-
-  sizes: tuple[int, ...]
-
-  @nn.compact
-  def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Maps [..., D_in] to [..., sizes[-1]]."""
-    x = inputs
-    for i, size in enumerate(self.sizes):
-      x = Dense(size, name=f"dense_{i}")(nn.relu(x) if i else x)
-    return x
-
-
-class GRU(nn.Module):
-  """Gated recurrent unit, as Keras' `GRUCell(reset_after=True)`.
-
-  It computes the same function as `flax.linen.GRUCell` but initialises it as
-  Keras does: Keras draws the kernels of the three gates as one matrix, [D_in,
-  3D] Glorot for the inputs and [D, 3D] orthogonal for the state. Flax draws
-  each gate separately.
-  """
-
-  @nn.compact
-  def __call__(self, state: jax.Array, inputs: jax.Array) -> jax.Array:
-    """Maps state [..., D] and inputs [..., D_in] to the next state [..., D].
-
-    The columns of both kernels are three blocks of D: update gate z, reset gate
-    r, candidate.
-    """
-    size = state.shape[-1]
-    inputs = Dense(3 * size, name="input")(inputs)
-    recurrent = nn.Dense(
-      3 * size, kernel_init=nn.initializers.orthogonal(), name="recurrent"
-    )(state)
-    input_z, input_r, input_h = jnp.split(inputs, 3, axis=-1)
-    recurrent_z, recurrent_r, recurrent_h = jnp.split(recurrent, 3, axis=-1)
-    z = nn.sigmoid(input_z + recurrent_z)
-    r = nn.sigmoid(input_r + recurrent_r)
-    candidate = jnp.tanh(input_h + r * recurrent_h)
-    return z * state + (1 - z) * candidate
-
-
-class Projection(nn.Module):
-  """A linear map without bias from size D_in to D_out, and its transpose.
-
-  Attributes:
-    input_size: D_in.
-    output_size: D_out.
-  """
-
-  input_size: int
-  output_size: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array, transpose: bool = False) -> jax.Array:
-    """Maps [..., D_in] to [..., D_out], or back if `transpose` is True."""
-    kernel = self.param(
-      "kernel",
-      nn.initializers.glorot_uniform(),
-      (self.input_size, self.output_size),
-    )
-    return x @ (kernel.T if transpose else kernel)
+SLOT_INITS = ("shared", "per_slot", "queries")
+GRADIENTS = ("unrolled", "implicit", "bi_level")
 
 
 class SlotAttention(nn.Module):
@@ -105,7 +48,9 @@ class SlotAttention(nn.Module):
     epsilon_place: "attention" adds epsilon to every coefficient, "denominator"
       adds it to their sum over the inputs (Figure 16).
     aggregation: "weighted_mean", "weighted_sum", or "weighted_sum_layer_norm"
-      (Figure 7).
+      (Figure 7); or "normalized_sum", the weighted sum divided by N (Krimmel
+      et al., 2024, https://arxiv.org/abs/2407.04170). With it, the size of an
+      update says how many inputs a slot has, so that K can grow at test time.
     softmax_axis: "slots" makes the slots compete; "inputs" is the attention of
       Transformers (Figure 10, which combines it with
       aggregation="weighted_sum").
@@ -117,7 +62,16 @@ class SlotAttention(nn.Module):
       are the identity, and the inputs must have size D (soft k-means).
     temperature: softmax temperature, "sqrt_d" or "one" (Figure 15).
     slot_init: "shared" draws all initial slots from one learned Gaussian,
-      "per_slot" from one learned Gaussian per slot (Figure 9).
+      "per_slot" from one learned Gaussian per slot (Figure 9). With "queries",
+      the initial slots are learned vectors without noise (BO-QSA, Jia et al.,
+      2023, https://arxiv.org/abs/2210.08990).
+    gradient: which iterations the gradient passes. "unrolled" is the paper's:
+      all of them. "implicit" is the gradient of the last iteration alone, as if
+      the slots before it were a fixed point (Chang et al., 2022,
+      https://arxiv.org/abs/2207.00787, the first-order Neumann series); its
+      memory does not grow with T, and the initial slots get no gradient.
+      "bi_level" is the same, but the initial slots get the gradient of the
+      slots before the last iteration (BO-QSA's straight-through estimator).
 
   Raises:
     ValueError: if a choice does not exist or a number is too small.
@@ -136,6 +90,7 @@ class SlotAttention(nn.Module):
   use_projections: bool = True
   temperature: str = "sqrt_d"
   slot_init: str = "shared"
+  gradient: str = "unrolled"
 
   def __post_init__(self):
     check_at_least("num_slots", self.num_slots, 1)
@@ -149,6 +104,7 @@ class SlotAttention(nn.Module):
     check_choice("update", self.update, UPDATES)
     check_choice("temperature", self.temperature, TEMPERATURES)
     check_choice("slot_init", self.slot_init, SLOT_INITS)
+    check_choice("gradient", self.gradient, GRADIENTS)
     super().__post_init__()
 
   @nn.compact
@@ -175,7 +131,7 @@ class SlotAttention(nn.Module):
         slots are mu + exp(log_sigma) * noise.
       noise: standard normal noise [B, K, D] of the initial slots, which also
         sets K. If None, it is drawn from the random stream "slots"
-        (`rngs={"slots": key}`).
+        (`rngs={"slots": key}`). slot_init="queries" needs no noise.
       inputs_mask: bool [B, N], False where an input is padding. The values of
         padding do not affect any result. If all inputs of an example are
         padding, its slots get updates of zero.
@@ -192,8 +148,8 @@ class SlotAttention(nn.Module):
 
     Raises:
       ValueError: if K or T is below 1; if K exceeds the number of slots that
-        slot_init="per_slot" has learned; if both slots and noise are given; or
-        if a shape does not fit.
+        slot_init="per_slot" or "queries" has learned; if both slots and noise
+        are given; or if a shape does not fit.
     """
     if inputs.ndim != 3:
       raise ValueError(
@@ -237,11 +193,11 @@ class SlotAttention(nn.Module):
         )
     if noise is not None:
       num_slots = noise.shape[1]
-    mu, log_sigma = self._gaussian(num_slots)
+    mu, sigma = self._gaussian(num_slots)
     if slots is None:
       if noise is None:
         noise = self._noise(batch_size, num_slots, example_ids)
-      slots = mu + jnp.exp(log_sigma) * noise
+      slots = mu + sigma * noise
 
     def layer_norm(name):
       return LayerNorm(name=name) if self.use_layer_norm else (lambda x: x)
@@ -267,7 +223,9 @@ class SlotAttention(nn.Module):
     scale = self.slot_size**-0.5 if self.temperature == "sqrt_d" else 1.0
 
     attn_per_iteration, slots_per_iteration = [], [slots]
-    for _ in range(num_iterations):
+    for t in range(num_iterations):
+      if t == num_iterations - 1:
+        slots = self._cut_gradient(slots, slots_per_iteration[0])
       slots_prev = slots
       # (inputs W_k) q^T = inputs (q W_k^T)^T: projecting the K queries by W_k^T
       # gives the same logits as projecting the N inputs by W_k, at less cost.
@@ -303,6 +261,11 @@ class SlotAttention(nn.Module):
     """
     if self.epsilon_place == "attention":
       attn = _fill(attn + self.epsilon, is_input, 0.0)
+    if self.aggregation == "normalized_sum":
+      num_inputs = attn.shape[1]
+      if is_input is not None:
+        num_inputs = jnp.maximum(is_input.sum(axis=1, keepdims=True), 1)
+      return attn / num_inputs
     if self.aggregation != "weighted_mean":
       return attn
     total = jnp.sum(attn, axis=1, keepdims=True)
@@ -312,45 +275,47 @@ class SlotAttention(nn.Module):
       total = jnp.where(is_input.any(axis=1, keepdims=True), total, 1.0)
     return attn / total
 
-  def _gaussian(self, num_slots: int) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and log standard deviation of the initial slots.
+  def _cut_gradient(self, slots: jax.Array, initial: jax.Array) -> jax.Array:
+    """Returns the slots [B, K, D] for the last iteration, see `gradient`."""
+    if self.gradient == "unrolled":
+      return slots
+    slots = jax.lax.stop_gradient(slots)
+    if self.gradient == "bi_level":  # Adds zero, whose gradient is not zero.
+      slots = slots + (initial - jax.lax.stop_gradient(initial))
+    return slots
 
-    Both have shape [1, K, D], or [1, 1, D] if all slots share one Gaussian.
+  def _gaussian(self, num_slots: int) -> tuple[jax.Array, jax.Array | float]:
+    """Returns mean and standard deviation of the initial slots.
+
+    Both have shape [1, K, D], or [1, 1, D] if all slots share one Gaussian. The
+    deviation of queries is 0.
     """
-    if self.slot_init == "per_slot" and num_slots > self.num_slots:
+    if self.slot_init != "shared" and num_slots > self.num_slots:
       raise ValueError(
-        f"num_slots={num_slots}, but slot_init='per_slot' has learned"
-        f" Gaussians for {self.num_slots} slots only; K can grow after training"
-        " only with slot_init='shared'"
+        f"num_slots={num_slots}, but slot_init={self.slot_init!r} has learned"
+        f" initial slots for {self.num_slots} slots only; K can grow after"
+        " training only with slot_init='shared'"
       )
-    num_gaussians = self.num_slots if self.slot_init == "per_slot" else 1
+    num_learned = 1 if self.slot_init == "shared" else self.num_slots
     # As in the official code, each Gaussian is initialised by Glorot over
     # (1, 1, D), that is uniformly within +-0.3038 for D = 64.
     initializer = nn.initializers.glorot_uniform(in_axis=0, batch_axis=1)
-    shape = (1, num_gaussians, self.slot_size)
-    mu = self.param("slots_mu", initializer, shape)
+    shape = (1, num_learned, self.slot_size)
+    mu = self.param("slots_mu", initializer, shape)[:, :num_slots]
+    if self.slot_init == "queries":
+      return mu, 0.0
     log_sigma = self.param("slots_log_sigma", initializer, shape)
-    return mu[:, :num_slots], log_sigma[:, :num_slots]
+    return mu, jnp.exp(log_sigma[:, :num_slots])
 
   def _noise(
     self, batch_size: int, num_slots: int, example_ids: jax.Array | None
   ) -> jax.Array:
     """Draws standard normal noise [B, K, D], one key per example."""
+    if self.slot_init == "queries":
+      return jnp.zeros((batch_size, num_slots, self.slot_size))
     ids = jnp.arange(batch_size) if example_ids is None else example_ids
     shape = (num_slots, self.slot_size)
     return example_noise(self.make_rng("slots"), ids, shape)
-
-
-def example_noise(
-  key: jax.Array, example_ids: jax.Array, shape: tuple[int, ...]
-) -> jax.Array:
-  """Draws standard normal noise [B, *shape].
-
-  The noise of an example depends only on the key and on its id in example_ids,
-  int [B].
-  """
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def _fill(x: jax.Array, is_input: jax.Array | None, value: float) -> jax.Array:

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least, check_choice
-from slot_attention.models.attention import Dense, example_noise
 from slot_attention.models.convolutions import Conv
+from slot_attention.models.layers import Dense, example_noise
 from slot_attention.models.mixtures import (
   PixelDecoder,
   check_images,

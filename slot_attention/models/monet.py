@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least
-from slot_attention.models.attention import MLP, Dense, example_noise
 from slot_attention.models.convolutions import Conv, relu
+from slot_attention.models.layers import MLP, Dense, example_noise
 from slot_attention.models.mixtures import (
   PixelDecoder,
   check_images,

@@ -11,12 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least
-from slot_attention.models.attention import (
-  MLP,
-  Dense,
-  LayerNorm,
-  SlotAttention,
-)
+from slot_attention.models.attention import SlotAttention
 from slot_attention.models.convolutions import (
   Conv,
   ConvTranspose,
@@ -24,6 +19,7 @@ from slot_attention.models.convolutions import (
   relu,
   sum_of_broadcast,
 )
+from slot_attention.models.layers import MLP, Dense, LayerNorm
 
 
 def position_grid(height: int, width: int) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slot_attention.models import attention
+from slot_attention.models import attention, layers
 from slot_attention.models.attention import SlotAttention
 
 # All sizes differ, so that a confusion of axes fails.
@@ -26,7 +26,9 @@ SWITCHES = [
   {"temperature": "one"},
   {"epsilon_place": "denominator", "epsilon": 0.1},
   {"epsilon": 0.1},
+  {"aggregation": "normalized_sum"},
   {"slot_init": "per_slot"},
+  {"slot_init": "queries"},
   {"num_slots": K + 1},
   {"num_iterations": 4},
   {"slot_size": D + 4},
@@ -147,7 +149,7 @@ def test_projecting_queries_and_means_equals_projecting_inputs():
       return logits, jnp.einsum("bnk,bnd->bkd", weights, projected)
 
     def fast(kernel, x, q, weights):
-      layer = attention.Projection(D_INPUTS, D)
+      layer = layers.Projection(D_INPUTS, D)
       project = layer.bind({"params": {"kernel": kernel}})
       logits = jnp.einsum("bnd,bkd->bnk", x, project(q, transpose=True))
       return logits, project(jnp.einsum("bnk,bnd->bkd", weights, x))
@@ -165,7 +167,7 @@ def test_projecting_queries_and_means_equals_projecting_inputs():
 def test_gru_equals_flax_gru_cell():
   state = jax.random.normal(jax.random.key(0), (B, K, D))
   inputs = jax.random.normal(jax.random.key(1), (B, K, D_INPUTS))
-  gru = attention.GRU()
+  gru = layers.GRU()
   params = perturb(gru.init(jax.random.key(2), state, inputs)["params"])
   of_input = [
     jnp.split(params["input"][name], 3, -1) for name in ("kernel", "bias")
@@ -334,6 +336,87 @@ def test_soft_k_means_is_its_own_update_rule(inputs):
   np.testing.assert_allclose(outputs["slots"], slots, atol=1e-5)
 
 
+def test_normalized_sum_divides_by_the_number_of_inputs(inputs):
+  module = make(
+    aggregation="normalized_sum",
+    update="none",
+    mlp_hidden_size=0,
+    num_iterations=1,
+    epsilon=0.0,
+  )
+  mask = jnp.array([[True] * N, [True] * (N - 4) + [False] * 4])
+  params, outputs = init_and_apply(module, inputs, inputs_mask=mask)
+  normalize = layers.LayerNorm()
+  norm_inputs = normalize.apply({"params": params["norm_inputs"]}, inputs)
+  values = norm_inputs @ params["project_v"]["kernel"]
+  sums = np.einsum("bnk,bnd->bkd", outputs["attn"][:, 0], values)
+  sums = sums / np.array([N, N - 4])[:, None, None]
+  np.testing.assert_allclose(outputs["slots"], sums, atol=1e-5)
+
+
+def loss_of(module, params, inputs, **kwargs):
+  outputs = module.apply(
+    {"params": params}, inputs, rngs={"slots": jax.random.key(2)}, **kwargs
+  )
+  return jnp.sum(jnp.sin(outputs["slots"]))
+
+
+def test_the_implicit_gradient_is_that_of_the_last_iteration(inputs):
+  unrolled, implicit = make(), make(gradient="implicit")
+  params, outputs = init_and_apply(unrolled, inputs)
+  same = implicit.apply(
+    {"params": params}, inputs, slots=outputs["slots_per_iteration"][:, 0]
+  )
+  np.testing.assert_allclose(same["slots"], outputs["slots"], atol=1e-4)
+
+  def last(params, inputs):
+    before = outputs["slots_per_iteration"][:, -2]
+    return loss_of(unrolled, params, inputs, slots=before, num_iterations=1)
+
+  def all_of(params, inputs):
+    first = outputs["slots_per_iteration"][:, 0]
+    return loss_of(implicit, params, inputs, slots=first)
+
+  expected = jax.grad(last, (0, 1))(params, inputs)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+    jax.grad(all_of, (0, 1))(params, inputs),
+    expected,
+  )
+
+
+def test_memory_of_the_implicit_gradient_does_not_grow_with_t(inputs):
+  inputs = jnp.tile(inputs, (1, 50, 1))
+  params, _ = init_and_apply(make(), inputs)
+
+  def num_bytes(gradient, num_iterations):
+    module = make(gradient=gradient, num_iterations=num_iterations)
+    step = jax.jit(jax.grad(lambda params: loss_of(module, params, inputs)))
+    return step.lower(params).compile().memory_analysis().temp_size_in_bytes
+
+  assert num_bytes("unrolled", 12) > 2 * num_bytes("unrolled", 3)
+  assert num_bytes("implicit", 12) < 1.1 * num_bytes("implicit", 3)
+
+
+def test_bi_level_queries_get_the_gradient_of_the_slots_before_the_last(inputs):
+  module = make(slot_init="queries", gradient="bi_level")
+  params, outputs = init_and_apply(module, inputs)
+  assert "slots_log_sigma" not in params
+  np.testing.assert_array_equal(
+    outputs["slots_per_iteration"][:, 0],
+    np.repeat(params["slots_mu"], B, axis=0),
+  )
+
+  def last(slots):
+    return loss_of(module, params, inputs, slots=slots, num_iterations=1)
+
+  before = outputs["slots_per_iteration"][:, -2]
+  expected = jax.grad(last)(before).sum(axis=0, keepdims=True)
+  gradient = jax.grad(lambda params: loss_of(module, params, inputs))(params)
+  np.testing.assert_allclose(gradient["slots_mu"], expected, atol=1e-5)
+  assert np.abs(expected).max() > 1e-3
+
+
 def test_calls_can_override_k_and_t(inputs):
   module = make()
   params, outputs = init_and_apply(module, inputs)
@@ -378,7 +461,7 @@ def test_given_noise_replaces_the_drawn_noise(inputs, slot_init):
     more = module.apply({"params": params}, inputs, noise=more)
     assert more["attn"].shape == (B, 3, N, 2 * K)
   else:
-    with pytest.raises(ValueError, match="Gaussians for 5 slots only"):
+    with pytest.raises(ValueError, match="initial slots for 5 slots only"):
       module.apply({"params": params}, inputs, noise=more)
 
 
@@ -536,7 +619,7 @@ def test_bad_fields_are_named_with_their_choices(fields, words):
 
 def test_bad_calls_say_what_is_wrong(inputs):
   rngs = {"params": jax.random.key(2), "slots": jax.random.key(3)}
-  with pytest.raises(ValueError, match="learned Gaussians for 5 slots"):
+  with pytest.raises(ValueError, match="learned initial slots for 5 slots"):
     make(slot_init="per_slot").init(rngs, inputs, num_slots=K + 1)
   fewer = make(slot_init="per_slot").init_with_output(
     rngs, inputs, num_slots=K - 1

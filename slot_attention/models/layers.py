@@ -1,0 +1,93 @@
+"""Layers that several models share.
+
+Letters in shapes: B batch, D slot size.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# The official code is written in Keras, so the models use Keras' defaults.
+Dense = functools.partial(
+  nn.Dense, kernel_init=nn.initializers.glorot_uniform()
+)
+LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-3)
+
+
+class MLP(nn.Module):
+  """Dense layers of the given sizes with ReLU between them."""
+
+  sizes: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Maps [..., D_in] to [..., sizes[-1]]."""
+    x = inputs
+    for i, size in enumerate(self.sizes):
+      x = Dense(size, name=f"dense_{i}")(nn.relu(x) if i else x)
+    return x
+
+
+class GRU(nn.Module):
+  """Gated recurrent unit, as Keras' `GRUCell(reset_after=True)`.
+
+  It computes the same function as `flax.linen.GRUCell` but initialises it as
+  Keras does: Keras draws the kernels of the three gates as one matrix, [D_in,
+  3D] Glorot for the inputs and [D, 3D] orthogonal for the state. Flax draws
+  each gate separately.
+  """
+
+  @nn.compact
+  def __call__(self, state: jax.Array, inputs: jax.Array) -> jax.Array:
+    """Maps state [..., D] and inputs [..., D_in] to the next state [..., D].
+
+    The columns of both kernels are three blocks of D: update gate z, reset gate
+    r, candidate.
+    """
+    size = state.shape[-1]
+    inputs = Dense(3 * size, name="input")(inputs)
+    recurrent = nn.Dense(
+      3 * size, kernel_init=nn.initializers.orthogonal(), name="recurrent"
+    )(state)
+    input_z, input_r, input_h = jnp.split(inputs, 3, axis=-1)
+    recurrent_z, recurrent_r, recurrent_h = jnp.split(recurrent, 3, axis=-1)
+    z = nn.sigmoid(input_z + recurrent_z)
+    r = nn.sigmoid(input_r + recurrent_r)
+    candidate = jnp.tanh(input_h + r * recurrent_h)
+    return z * state + (1 - z) * candidate
+
+
+class Projection(nn.Module):
+  """A linear map without bias from size D_in to D_out, and its transpose.
+
+  Attributes:
+    input_size: D_in.
+    output_size: D_out.
+  """
+
+  input_size: int
+  output_size: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, transpose: bool = False) -> jax.Array:
+    """Maps [..., D_in] to [..., D_out], or back if `transpose` is True."""
+    kernel = self.param(
+      "kernel",
+      nn.initializers.glorot_uniform(),
+      (self.input_size, self.output_size),
+    )
+    return x @ (kernel.T if transpose else kernel)
+
+
+def example_noise(
+  key: jax.Array, example_ids: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+  """Draws standard normal noise [B, *shape].
+
+  The noise of an example depends only on the key and on its id in example_ids,
+  int [B].
+  """
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
