@@ -5,6 +5,14 @@
 
 import dataclasses
 
+from slot_attention.paper.ablations import (
+  MODULE,
+  SOFT_K_MEANS,
+  VARIANTS,
+  ablation,
+  add,
+  all_ablations,
+)
 from slot_attention.paper.rows import (
   BINARIZED,
   CLEVR6,
@@ -13,18 +21,9 @@ from slot_attention.paper.rows import (
   GRAYSCALE,
   MULTI_DSPRITES,
   TETROMINOES,
-  Change,
   Experiment,
   Row,
 )
-
-# How the paper's text compares a variant with its default, as the sign of the
-# difference in foreground ARI.
-DIRECTIONS = {"worse": -1, "slightly worse": -1, "equal": 0}
-
-
-def _add(number):
-  return lambda value: value + number
 
 
 def _times(number):
@@ -36,7 +35,6 @@ def _aps(*values: str) -> dict[str, str]:
   return {name: value for name, value in zip(names, values) if value}
 
 
-_MODULE = "model.slot_attention"
 _TABLE3 = Experiment(
   "Average precision on CLEVR10 at distance thresholds",
   (
@@ -59,129 +57,6 @@ _TABLE3 = Experiment(
   },
   place="Table 3",
 )
-
-# The figures of appendix B: title, and for each variant how the paper's text
-# compares it for object discovery, and which fields of the config it changes.
-_VARIANTS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Change]]]]] = {
-  "figure7": (
-    "Aggregation",
-    {
-      "weighted sum": ("worse", {f"{_MODULE}.aggregation": "weighted_sum"}),
-      "weighted sum, layer norm": (
-        "equal",
-        {f"{_MODULE}.aggregation": "weighted_sum_layer_norm"},
-      ),
-    },
-  ),
-  "figure8": (
-    "Position embedding",
-    {"none": ("worse", {"model.encoder.use_position_embedding": False})},
-  ),
-  "figure9": (
-    "Initial slots",
-    {"per slot": ("worse", {f"{_MODULE}.slot_init": "per_slot"})},
-  ),
-  "figure10": (
-    "Softmax axis",
-    {
-      "inputs": (
-        "worse",
-        {
-          f"{_MODULE}.softmax_axis": "inputs",
-          f"{_MODULE}.aggregation": "weighted_sum",
-        },
-      )
-    },
-  ),
-  "figure11": (
-    "Update function",
-    {"no GRU": ("worse", {f"{_MODULE}.update": "none"})},
-  ),
-  "figure12": (
-    "Iterations in training (default: 3)",
-    {
-      f"T = {t}": (direction, {f"{_MODULE}.num_iterations": t})
-      for t, direction in (
-        (1, "worse"),
-        (2, "not stated"),
-        (4, "worse"),
-        (5, "worse"),
-      )
-    },
-  ),
-  "figure13": (
-    "Layer normalisation",
-    {"none": ("worse", {f"{_MODULE}.use_layer_norm": False})},
-  ),
-  "figure14": (
-    "Residual MLP",
-    {"none": ("slightly worse", {f"{_MODULE}.mlp_hidden_size": 0})},
-  ),
-  "figure15": (
-    "Softmax temperature",
-    {"1": ("worse", {f"{_MODULE}.temperature": "one"})},
-  ),
-  "figure16": (
-    "Place of epsilon",
-    {"denominator": ("equal", {f"{_MODULE}.epsilon_place": "denominator"})},
-  ),
-  "figure17": (
-    "Decay of the learning rate",
-    {"none": ("worse", {"decay_rate": 1.0})},
-  ),
-  "figure18": ("Warm-up", {"none": ("worse", {"warmup_steps": 0})}),
-  "figure19": (
-    "Slots in training",
-    {"4 more": ("slightly worse", {f"{_MODULE}.num_slots": _add(4)})},
-  ),
-}
-
-_SOFT_K_MEANS = {
-  # Inputs are compared directly with slots, so they need the same size.
-  "model.encoder.mlp_size": 64,
-  f"{_MODULE}.update": "none",
-  f"{_MODULE}.mlp_hidden_size": 0,
-  f"{_MODULE}.use_layer_norm": False,
-  f"{_MODULE}.use_projections": False,
-}
-
-
-def _ablation(figure: str) -> Experiment:
-  """Makes the experiment of a figure: default and variants of both tasks."""
-  title, variants = _VARIANTS[figure]
-  # CLEVR10 has no images with more objects than the default number of slots.
-  sets = CLEVR6_SETS if figure == "figure19" else CLEVR10_SETS
-  rows = []
-  for config in (CLEVR6, sets):
-    rows.append(Row("default", config))
-    for label, (direction, changes) in variants.items():
-      said = direction if config == CLEVR6 else ""
-      rows.append(Row(label, config, changes, direction=said))
-  return Experiment(
-    title,
-    tuple(rows),
-    place=figure.replace("figure", "Figure "),
-    see="ablations",
-  )
-
-
-def _all_ablations() -> Experiment:
-  """Makes one experiment of the variants of all figures of appendix B.
-
-  It has only object discovery, with one default for all variants.
-  """
-  rows = [Row("default", CLEVR6)]
-  for title, variants in _VARIANTS.values():
-    title = title.partition(" (")[0]
-    rows += [
-      Row(f"{title}: {label}", CLEVR6, changes, direction=direction)
-      for label, (direction, changes) in variants.items()
-    ]
-  rows.append(Row("Soft k-means", CLEVR6, _SOFT_K_MEANS, direction="worse"))
-  return Experiment(
-    "Ablations of object discovery", tuple(rows), place="Figures 7 to 19"
-  )
-
 
 _TETROMINOES_PAPER = {"fg_ari": "99.5 ± 0.2 (4 of 5 seeds)"}
 
@@ -252,9 +127,9 @@ EXPERIMENTS = {
       Row(
         "initial slots per slot",
         TETROMINOES,
-        {f"{_MODULE}.slot_init": "per_slot"},
+        {f"{MODULE}.slot_init": "per_slot"},
       ),
-      Row("T = 5", TETROMINOES, {f"{_MODULE}.num_iterations": 5}),
+      Row("T = 5", TETROMINOES, {f"{MODULE}.num_iterations": 5}),
     ),
     place="Section 4.1",
   ),
@@ -267,7 +142,7 @@ EXPERIMENTS = {
         CLEVR6,
         evaluation={
           "data.max_objects": 10,
-          f"{_MODULE}.num_slots": _add(4),
+          f"{MODULE}.num_slots": add(4),
         },
       ),
     ),
@@ -290,8 +165,8 @@ EXPERIMENTS = {
     sweep="slots",
     place="Figure 5, right",
   ),
-  **{name: _ablation(name) for name in _VARIANTS},
-  "ablations": _all_ablations(),
+  **{name: ablation(name) for name in VARIANTS},
+  "ablations": all_ablations(),
   "figure21_22": Experiment(
     "Average precision by number of objects",
     (Row("Slot Attention", CLEVR10_SETS),),
@@ -335,7 +210,7 @@ EXPERIMENTS = {
       Row(
         "Soft k-means",
         CLEVR6,
-        _SOFT_K_MEANS,
+        SOFT_K_MEANS,
         paper={"fg_ari": "75.5 ± 3.8"},
         direction="worse",
       ),

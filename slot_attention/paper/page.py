@@ -62,8 +62,9 @@ def render(results: Path) -> str:
     "## Directions of appendix B",
     "",
     "The lists count the variants that compare with the default as the paper"
-    " says (yes), that do not (no), whose difference is within the standard"
-    " deviation, and of which the paper says nothing (not stated).",
+    " says (yes), that do not (no), that cannot be told from the default (not"
+    f" separable), that equal it within {tables.TIGHT} points, and of which the"
+    " paper says nothing (not stated). 95 % confidence intervals decide.",
     "",
   ]
   for stem, record in records.items():

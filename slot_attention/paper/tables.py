@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from slot_attention import plots
 from slot_attention.metrics import SHARES
-from slot_attention.paper.experiments import DIRECTIONS
+from slot_attention.paper.ablations import DIRECTIONS
 
 # A seed of object discovery counts as one that segments into stripes (Section
 # 4.1) if its squared error, the loss of Slot Attention, is above STRIPES_FACTOR
@@ -19,6 +20,12 @@ from slot_attention.paper.experiments import DIRECTIONS
 # the median, as those in results/quickstart.json.
 STRIPES_FACTOR = 3
 _STRIPES_SEEDS = 3  # With fewer seeds, the median says nothing.
+
+# A variant counts as equal to its default if the confidence interval of the
+# difference is within TIGHT points.
+TIGHT = 2
+# The metrics in which variants are compared with their default.
+_COMPARED = ("fg_ari", "ap_1")
 
 
 def write(folder: Path, result: Mapping[str, Any], sweep: str) -> None:
@@ -102,52 +109,74 @@ def _stripes(by_seed):
 
 
 def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Compares each variant with the default, in foreground ARI.
+  """Compares each variant with the default.
+
+  The metric is the foreground ARI of object discovery, and the average
+  precision at distance 1 of set prediction.
 
   Returns:
-    For each variant of the paper's ablations, a dict with its difference, the
-    pooled standard deviation, how the paper compares it, and whether this
-    agrees. The difference is None if all seeds of the variant diverged.
+    For each variant of the paper's ablations, a dict with its metric, the
+    difference of the means in points, the 95 % confidence interval of the
+    difference (Welch's t), how the paper compares the variant, and whether this
+    agrees. Difference and interval are None if all seeds of the variant
+    diverged.
   """
   measured = {
-    (line["label"], line["config"]): line
-    for line in result["table"]
-    if line["metric"] == "fg_ari"
+    (row["label"], row["config"]): [x for x in row["seeds"].values() if x]
+    for row in result["rows"]
   }
   lines = []
   for row in result["rows"]:
-    default = measured.get(("default", row["config"]))
-    if not row["direction"] or default is None:
+    defaults = measured.get(("default", row["config"]))
+    if not row["direction"] or not defaults:
       continue
-    here = measured.get((row["label"], row["config"]))
-    # A variant whose seeds all diverged is worse than the default.
-    difference, deviation, sign = None, None, -1
-    if here is not None:
-      freedom = here["num_seeds"] + default["num_seeds"] - 2
-      if not freedom:
-        continue
-      squares = [x["num_seeds"] * x["std"] ** 2 for x in (here, default)]
-      deviation = math.sqrt(sum(squares) / freedom)
-      difference = here["mean"] - default["mean"]
-      sign = int(np.sign(difference)) if abs(difference) > deviation else 0
-    expected = DIRECTIONS.get(row["direction"])
-    if expected is None:
-      agrees = ""
-    elif sign == expected:
-      agrees = "yes"
+    (metric,) = (x for x in _COMPARED if x in defaults[0])
+    default, variant = (
+      [100 * x[metric] for x in seeds]
+      for seeds in (defaults, measured[row["label"], row["config"]])
+    )
+    if not variant:
+      difference = interval = None
+    elif min(len(default), len(variant)) < 2:
+      continue  # One seed says nothing of the scatter.
     else:
-      agrees = "no" if sign else "within the deviation"
+      difference = float(np.mean(variant) - np.mean(default))
+      interval = _confidence_interval(variant, default)
     lines.append(
       {
         "label": row["label"],
         "config": row["config"],
+        "metric": metric,
         "difference": difference,
-        "pooled_std": deviation,
+        "interval": interval,
         "paper": row["direction"],
-        "agrees": agrees,
+        "agrees": _verdict(interval, DIRECTIONS.get(row["direction"])),
       }
     )
   return lines
+
+
+def _confidence_interval(a, b):
+  """Returns the 95 % confidence interval of mean(a) - mean(b), Welch's t."""
+  test = scipy.stats.ttest_ind(a, b, equal_var=False)
+  return [float(x) for x in test.confidence_interval(0.95)]
+
+
+def _verdict(interval, expected):
+  """Says whether a confidence interval agrees with the paper's direction.
+
+  A variant whose seeds all diverged is worse than the default.
+  """
+  if expected is None:
+    return ""
+  low, high = interval or (-math.inf, -math.inf)
+  sign = (low > 0) - (high < 0)
+  is_tight = -TIGHT <= low and high <= TIGHT
+  if sign == expected != 0 or (expected == 0 and is_tight):
+    return "yes"
+  if sign == 0:
+    return f"equal within {TIGHT} points" if is_tight else "not separable"
+  return "no"
 
 
 def _markdown(result, sweep):
@@ -208,14 +237,13 @@ def _markdown(result, sweep):
   if result["differences"]:
     lines += ["", _DIFFERENCES, ""]
     lines += grid(
-      ["row", "config", "difference", "paper", "agrees"],
+      ["row", "config", "metric", "difference", "paper", "agrees"],
       [
         [
           line["label"],
           line["config"],
-          "diverged"
-          if line["difference"] is None
-          else f"{line['difference']:+.1f} ± {line['pooled_std']:.1f}",
+          line["metric"],
+          _difference(line),
           line["paper"],
           line["agrees"],
         ]
@@ -226,11 +254,20 @@ def _markdown(result, sweep):
 
 
 _DIFFERENCES = (
-  "The difference is that to the default, in points of foreground ARI, ± the"
-  " standard deviation of single seeds, pooled over both rows. The paper's"
-  " appendix B says how the variant compares, and the last column whether this"
-  " agrees. A difference within the deviation counts as none."
+  "The difference is that of the mean to the default's, in points, with its"
+  " 95 % confidence interval over the seeds (Welch's t). The paper's appendix B"
+  " says how the variant compares, and the last column whether this agrees: not"
+  " if the interval lies on the other side of zero; an interval that includes"
+  f" zero is not separable, or, if it is within {TIGHT} points, says that both"
+  " are equal."
 )
+
+
+def _difference(line):
+  if line["difference"] is None:
+    return "diverged"
+  low, high = line["interval"]
+  return f"{line['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def here(line, suffix=""):
