@@ -11,7 +11,7 @@ import numpy as np
 
 from slot_attention import parallel, tasks
 from slot_attention.data import clevr, datasets
-from slot_attention.paper.rows import FINISHED, Experiment, Job, jobs_of
+from slot_attention.paper.rows import Experiment, Job, find_finished, jobs_of
 from slot_attention.training import optimizers, train
 
 # Number of examples in a measured step, on each device.
@@ -21,7 +21,10 @@ _DECISIVE = ("batch_size", "model", "loss", "data", "compute_dtype")
 
 
 def missing_jobs(
-  experiment: Experiment, scale: str, seeds: Sequence[int], runs: Path
+  experiment: Experiment,
+  scale: str,
+  seeds: Sequence[int],
+  folders: Sequence[Path],
 ) -> list[Job]:
   """Returns the jobs of an experiment that are not finished, without repeats.
 
@@ -29,14 +32,10 @@ def missing_jobs(
     experiment: the table or figure.
     scale: scale of the runs.
     seeds: seeds of each row.
-    runs: folder of all runs.
+    folders: where to look for finished runs.
   """
   jobs = {job.directory: job for job in jobs_of(experiment, scale, seeds)}
-  return [
-    job
-    for directory, job in jobs.items()
-    if not (runs / directory / FINISHED).exists()
-  ]
+  return [job for job in jobs.values() if not find_finished(job, folders)]
 
 
 def describe(jobs: Sequence[Job]) -> str:

@@ -6,8 +6,11 @@
 
 The command trains the models of a table or figure, evaluates them, and writes
 RESULTS/NAME_SCALE.json, .csv, .md and .png with the mean and the standard
-deviation over the seeds and the paper's numbers. Finished runs are not
-repeated, and interrupted runs continue. Several processes with the same command
+deviation over the seeds and the paper's numbers. RESULTS/runs keeps what each
+run gave, with its curve. Finished runs are not repeated, and interrupted runs
+continue. With --kept, runs of which RESULTS/runs keeps what they gave are
+finished as well, even if another machine trained them. Several processes with
+the same command
 share the runs. With --finished, the command trains nothing and uses the runs
 that are finished. At the paper's scale, it first measures how long the training
 takes on this machine, prints that, and only trains with --yes.
@@ -25,10 +28,12 @@ There are three scales:
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import gzip
 import json
 import os
 from pathlib import Path
 import re
+import shutil
 import time
 from typing import Any
 
@@ -47,10 +52,14 @@ from slot_attention.paper.rows import (
   changed,
   changed_values,
   config_name,
+  find_finished,
   jobs_of,
   rows_at,
 )
-from slot_attention.training import evaluate, sweep, train
+from slot_attention.training import evaluate, sweep, train, writers
+
+# The folder, below that of the results, of what finished runs gave.
+KEPT = "runs"
 
 _NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
 
@@ -64,6 +73,7 @@ def reproduce(
   results: Path,
   data_dir: str,
   only_finished: bool = False,
+  use_kept: bool = False,
 ) -> dict[str, Any]:
   """Trains the missing runs of a table or figure, and writes its results.
 
@@ -75,6 +85,8 @@ def reproduce(
     results: folder of the results.
     data_dir: folder of the prepared data sets.
     only_finished: whether to train nothing and use only finished runs.
+    use_kept: whether the runs that the folder of the results keeps count as
+      finished.
 
   Returns:
     The result that is written as JSON.
@@ -94,17 +106,22 @@ def reproduce(
   for wait in (False, True):
     for i, job in enumerate(jobs):
       key = job.row.label, job.row.config, job.seed
-      workdir = runs / job.directory
-      is_finished = (workdir / FINISHED).exists()
-      if key in measured or (only_finished and not is_finished):
+      if key in measured:
+        continue
+      files = _files(name, experiment, job.row)
+      workdir, kept = runs / job.directory, results / KEPT / job.directory
+      if use_kept and _has(kept, files) and not _has(workdir, files):
+        measured[key], origins[key] = _read(kept, files)
+        continue
+      if only_finished and not (workdir / FINISHED).exists():
         continue
       config = changed(job.config, {"data.data_dir": data_dir})
       with _lock(workdir, wait) as locked:
         if locked:
           logging.info("Run %d of %d: %s", i + 1, len(jobs), workdir)
-          measured[key], origins[key] = _measure(
-            name, experiment, job.row, config, workdir
-          )
+          _measure(experiment, job.row, config, workdir, files)
+          _keep(workdir, kept)
+          measured[key], origins[key] = _read(workdir, files)
   if not measured:
     raise ValueError(f"no run of {name} at --scale={scale} is finished")
   result = {
@@ -113,8 +130,8 @@ def reproduce(
     "scale": scale,
     "command": f"python -m slot_attention.paper.reproduce {name}"
     f" --scale={scale} --seeds={','.join(map(str, seeds))}"
-    + " --finished"
-    * only_finished,
+    + " --finished" * only_finished
+    + " --kept" * use_kept,
     **_merge(list(origins.values())),
     "rows": [
       {
@@ -170,13 +187,40 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
     lock.release()
 
 
-def _measure(name, experiment, row, config, workdir):
-  """Trains and evaluates a run, unless that has been done before.
+def _files(name, experiment, row):
+  """Returns the names of the files with what a run gave.
 
-  Returns:
-    The metrics or the rows of the sweep, None if the training diverged; and the
-    provenance of the run.
+  The first one is of its training. A second one, if there is one, has another
+  evaluation or a sweep; several rows may evaluate the same run.
   """
+  if not (experiment.sweep or row.evaluation):
+    return [FINISHED]
+  label = re.sub(r"\W+", "_", row.label)
+  return [FINISHED, f"reproduce_{name}_{label}.json"]
+
+
+def _has(folder, files):
+  """Returns whether a folder has all files that were made for a run.
+
+  A run that diverged has no evaluation.
+  """
+  if not (folder / FINISHED).exists():
+    return False
+  diverged = json.loads((folder / FINISHED).read_text())["metrics"] is None
+  return diverged or all((folder / file).exists() for file in files)
+
+
+def _read(folder, files):
+  """Returns what a run gave, None if it diverged; and its provenance."""
+  trained = json.loads((folder / FINISHED).read_text())
+  origin = {key: trained.get(key, value) for key, value in provenance().items()}
+  if trained["metrics"] is None or len(files) == 1:
+    return trained["metrics"], origin
+  return json.loads((folder / files[-1]).read_text()), origin
+
+
+def _measure(experiment, row, config, workdir, files):
+  """Trains and evaluates a run, unless that has been done before."""
   trained = workdir / FINISHED
   if not trained.exists():
     start = time.monotonic()
@@ -189,33 +233,36 @@ def _measure(name, experiment, row, config, workdir):
     trained.write_text(
       json.dumps({"seconds": seconds, "metrics": metrics, **provenance()})
     )
-  run = json.loads(trained.read_text())
-  origin = {key: run.get(key, value) for key, value in provenance().items()}
-  if run["metrics"] is None or not (experiment.sweep or row.evaluation):
-    return run["metrics"], origin
-  # Several rows of an experiment may evaluate the same run.
-  label = re.sub(r"\W+", "_", row.label)
-  path = workdir / f"reproduce_{name}_{label}.json"
-  if not path.exists():
-    config = changed(config, row.evaluation)
-    if experiment.sweep:
-      swept = sweep.sweep_run(config, workdir)
-      measured = [x for x in swept if x["sweep"] == experiment.sweep]
-    else:
-      measured = evaluate.evaluate_run(config, workdir)
-    path.write_text(json.dumps(measured))
-  return json.loads(path.read_text()), origin
+  if _has(workdir, files):
+    return
+  config = changed(config, row.evaluation)
+  if experiment.sweep:
+    swept = sweep.sweep_run(config, workdir)
+    measured = [x for x in swept if x["sweep"] == experiment.sweep]
+  else:
+    measured = evaluate.evaluate_run(config, workdir)
+  (workdir / files[-1]).write_text(json.dumps(measured))
 
 
-def _list(runs: Path, scale: str, seeds: Sequence[int]) -> None:
+def _keep(workdir, kept):
+  """Copies what a run gave, and its curve, into the folder of the results."""
+  kept.mkdir(parents=True, exist_ok=True)
+  for path in [workdir / FINISHED, *workdir.glob("reproduce_*.json")]:
+    shutil.copyfile(path, kept / path.name)
+  curve = workdir / writers.METRICS
+  if curve.exists():
+    # Without a time, equal curves give equal files.
+    data = gzip.compress(curve.read_bytes(), mtime=0)
+    (kept / f"{curve.name}.gz").write_bytes(data)
+
+
+def _list(folders: Sequence[Path], scale: str, seeds: Sequence[int]) -> None:
   """Prints finished and missing runs and the mean time of a run."""
   for name, experiment in EXPERIMENTS.items():
     jobs = jobs_of(experiment, scale, seeds)
-    finished = [runs / job.directory / FINISHED for job in jobs]
+    finished = [find_finished(job, folders) for job in jobs]
     seconds = [
-      json.loads(path.read_text())["seconds"]
-      for path in finished
-      if path.exists()
+      json.loads(path.read_text())["seconds"] for path in finished if path
     ]
     took = f", {np.mean(seconds):.0f} s a run" if seconds else ""
     print(
@@ -236,6 +283,9 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_integers("seeds", None, "Seeds. Default: see the scales above.")
   flags.define_bool("finished", False, "Train nothing; use finished runs.")
   flags.define_bool(
+    "kept", False, "Runs that RESULTS/runs keeps are finished, too."
+  )
+  flags.define_bool(
     "yes",
     False,
     "Train at the paper's scale. Without it, only what that takes is printed.",
@@ -249,8 +299,10 @@ def main(arguments: Sequence[str]) -> None:
   if flags.page:
     page.write(results)
     return
+  runs = Path(flags.runs)
+  folders = [runs, results / KEPT] if flags.kept else [runs]
   if flags.list:
-    _list(Path(flags.runs), flags.scale, seeds)
+    _list(folders, flags.scale, seeds)
     return
   if len(names) != 1 or names[0] not in EXPERIMENTS:
     raise command.UsageError(
@@ -261,9 +313,8 @@ def main(arguments: Sequence[str]) -> None:
     affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))
     cores = len(affinity(0))
     jax.config.update("jax_num_cpu_devices", min(2, cores))
-  runs = Path(flags.runs)
   if flags.scale == "paper" and not (flags.yes or flags.finished):
-    missing = plan.missing_jobs(EXPERIMENTS[names[0]], "paper", seeds, runs)
+    missing = plan.missing_jobs(EXPERIMENTS[names[0]], "paper", seeds, folders)
     if missing:
       print(plan.describe(missing))
       print("Nothing is trained yet: add --yes.")
@@ -276,6 +327,7 @@ def main(arguments: Sequence[str]) -> None:
     results=results,
     data_dir=flags.data_dir,
     only_finished=flags.finished,
+    use_kept=flags.kept,
   )
   page.write(results)
 

@@ -179,3 +179,14 @@ def jobs_of(
       )
       jobs.append(Job(row, seed, config, directory))
   return jobs
+
+
+def find_finished(job: Job, folders: Sequence[Path]) -> Path | None:
+  """Returns the file that says that a job is finished.
+
+  Args:
+    job: the job.
+    folders: of runs, in which the file is looked for.
+  """
+  paths = [folder / job.directory / FINISHED for folder in folders]
+  return next((path for path in paths if path.exists()), None)

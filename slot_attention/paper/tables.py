@@ -130,7 +130,9 @@ def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     defaults = measured.get(("default", row["config"]))
     if not row["direction"] or not defaults:
       continue
-    (metric,) = (x for x in _COMPARED if x in defaults[0])
+    metric = next((x for x in _COMPARED if x in defaults[0]), None)
+    if metric is None:  # The data has no masks.
+      continue
     default, variant = (
       [100 * x[metric] for x in seeds]
       for seeds in (defaults, measured[row["label"], row["config"]])

@@ -221,7 +221,7 @@ def report(
 
 def _draw_history(workdir):
   """Draws losses and evaluation metrics over the training steps."""
-  history = workdir / "metrics.jsonl"
+  history = workdir / writers.METRICS
   if not history.exists():  # Converted runs have no history.
     return []
   lines = [json.loads(line) for line in history.read_text().splitlines()]

@@ -14,6 +14,9 @@ import ml_collections
 
 from slot_attention import parallel
 
+# The file in the folder of a run that has its metrics.
+METRICS = "metrics.jsonl"
+
 # A function of step, split and metrics.
 OnMetrics = Callable[[int, str, dict[str, float]], None]
 
@@ -44,7 +47,7 @@ class MetricWriter:
     """
     self._on_metrics = on_metrics
     self._workdir = workdir
-    self._path = workdir / "metrics.jsonl"
+    self._path = workdir / METRICS
     self._file = None
     self._last = None  # Step and time of the last call of `write_speed`.
     if parallel.is_first_process():

@@ -46,7 +46,7 @@ def test_the_papers_scale_says_what_it_takes_and_waits_for_yes(
   assert len(trained) == 4
   assert list(tmp_path.glob("results/soft_kmeans_paper.json"))
   # What is finished is not trained again.
-  jobs = plan.missing_jobs(EXPERIMENTS["table1"], "paper", (0, 2), tmp_path)
+  jobs = plan.missing_jobs(EXPERIMENTS["table1"], "paper", (0, 2), [tmp_path])
   names = {str(job.directory) for job in jobs}
   assert "paper/clevr6_object_discovery/default/0" not in names
   assert "paper/clevr6_object_discovery/default/2" in names

@@ -1,8 +1,10 @@
 """Tests of tables and figures, with training replaced if it takes long."""
 
+import gzip
 import json
 from pathlib import Path
 import re
+import shutil
 import threading
 
 import numpy as np
@@ -21,7 +23,7 @@ from slot_attention.paper import (
 )
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.rows import Experiment, Row
-from slot_attention.training import sweep, train
+from slot_attention.training import evaluate, sweep, train
 
 ROWS = [
   pytest.param(row, id=f"{name}-{row.label}-{row.config}")
@@ -104,6 +106,7 @@ def _trained(monkeypatch):
     with lock:
       runs.append((config.model.slot_attention["update"], config.seed))
     workdir.mkdir(parents=True)
+    (workdir / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}')
     ari = 0.9 if config.model.slot_attention["update"] == "gru" else 0.5
     return {"loss": 0.01, "fg_ari": ari + 0.02 * config.seed}
 
@@ -275,6 +278,38 @@ def test_what_is_finished_is_shown_without_training(
   rows = run(tmp_path, seeds=(0, 1), only_finished=True)["rows"]
   assert len(trained) == 2
   assert [[*row["seeds"]] for row in rows] == [["0"], ["0"]]
+
+
+def test_kept_runs_are_used_on_another_machine(
+  tmp_path, trained, experiment, monkeypatch, capsys
+):
+  first = run(tmp_path)
+  kept = tmp_path / "results" / "runs" / "small" / "quickstart" / "default"
+  curve = gzip.decompress((kept / "1" / "metrics.jsonl.gz").read_bytes())
+  assert json.loads(curve) == {"step": 1, "loss": 0.5}
+  shutil.rmtree(tmp_path / "runs")
+  again = run(tmp_path, use_kept=True)
+  assert len(trained) == 4
+  assert again["rows"] == first["rows"]
+  assert again["command"].endswith(" --kept")
+  arguments = ["--list", "--scale=small", "--seeds=0,1", "--kept"]
+  folders = [f"--runs={tmp_path}", f"--results={tmp_path / 'results'}"]
+  reproduce.main([*arguments, *folders])
+  assert "4 runs done, 0 missing" in capsys.readouterr().out
+  # Another experiment may need an evaluation that was not kept.
+  more = Row("more", evaluation={"model.slot_attention.num_slots": 9})
+  monkeypatch.setitem(EXPERIMENTS, "updates", Experiment("T", (more,)))
+  monkeypatch.setattr(
+    evaluate, "evaluate_run", lambda *_: {"loss": 1.0, "fg_ari": 0.3}
+  )
+  run(tmp_path, use_kept=True)
+  assert len(trained) == 6
+  shutil.rmtree(tmp_path / "runs")
+  (row,) = run(tmp_path, use_kept=True)["rows"]
+  assert row["seeds"]["1"] == {"loss": 1.0, "fg_ari": 0.3}
+  assert len(trained) == 6
+  run(tmp_path)
+  assert len(trained) == 8
 
 
 def test_an_experiment_that_does_not_exist_at_a_scale_is_refused(tmp_path):
