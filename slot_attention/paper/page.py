@@ -48,16 +48,13 @@ def render(results: Path) -> str:
   ]
   lines = [
     _PAGE,
-    *tables.grid(["where", "what", "paper's scale", "small scale"], figures),
-    "",
-    "## The paper's numbers",
-    "",
-    "All numbers are in percent. The small scale has other data and models.",
-    "",
     *tables.grid(
-      ["where", "row", "metric", "paper", "paper's scale", "small scale"],
+      ["where", "row", "metric", "paper", "here, paper's scale", "here, small"],
       numbers,
     ),
+    "",
+    _FIGURES,
+    *tables.grid(["where", "what", "paper's scale", "small scale"], figures),
     "",
     "## Directions of appendix B",
     "",
@@ -96,13 +93,22 @@ _PAGE = """# What was measured
 `python -m slot_attention.paper.reproduce --page` writes this page from the JSON
 files in this folder.
 
-## The paper's tables and figures
+The paper's scale has the paper's data, models and steps. The small scale has
+`configs/quickstart.py` and `configs/clevr_set_prediction_small.py` instead, so
+its numbers show how methods compare, and cannot be compared with the paper's.
+The tables say "none" if these configs have no counterpart of a row.
+
+## The paper's numbers
+
+All numbers are in percent.
+"""
+
+_FIGURES = """## The paper's tables and figures
 
 `python -m slot_attention.paper.reproduce NAME` measures a table or figure, and
-`python -m slot_attention.paper.figures --workdir=RUN` draws the last five. The
-paper's scale has the paper's data, models and steps. The small scale has
-`configs/quickstart.py` and `configs/clevr_set_prediction_small.py` instead. The
-table says "none" if these have no counterpart of a row.
+`python -m slot_attention.paper.figures --workdir=RUN` draws the last five.
+`runs/SCALE/CONFIG/CHANGES/SEED/metrics.jsonl.gz` is the curve of each run that
+finished since 2026-11-27.
 """
 
 
