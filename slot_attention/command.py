@@ -140,8 +140,13 @@ class Flags(flags.FlagValues):
     path, _, argument = path.partition(":")
     return "_".join(filter(None, [Path(path).stem, argument]))
 
-  def define_run(self) -> None:
-    """Defines --workdir and --pretrained, of which a command needs one."""
+  def define_run(self, *, is_needed: bool = True) -> None:
+    """Defines --workdir and --pretrained, which exclude each other.
+
+    Args:
+      is_needed: whether the command needs one of them.
+    """
+    self.__dict__["_needs_run"] = is_needed
     self.define_string("workdir", None, "Folder of a run.")
     self.define_string(
       "pretrained", None, "Name of weights that come with the package."
@@ -186,7 +191,10 @@ class Flags(flags.FlagValues):
     return rest
 
   def _check_run(self):
-    if "pretrained" in self and bool(self.workdir) == bool(self.pretrained):
+    if "_needs_run" not in self.__dict__:
+      return
+    given = bool(self.workdir) + bool(self.pretrained)
+    if given > 1 or (self.__dict__["_needs_run"] and not given):
       raise UsageError("give either --workdir or --pretrained")
 
   def _describe(self):

@@ -6,6 +6,7 @@ Matplotlib takes a second to import, so only functions that draw import it.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 import typing
+from typing import BinaryIO
 
 import numpy as np
 
@@ -122,3 +123,74 @@ def new_page(width: float, height: float) -> "tuple[Figure, Axes]":
   axes.set(xlim=(0, width), ylim=(height, 0))
   axes.axis("off")
   return figure, axes
+
+
+def draw_grid(
+  path: Path | BinaryIO,
+  rows: Sequence[Mapping[str, np.ndarray]],
+  labels: Sequence[str],
+  colors: Mapping[str, Sequence[float]],
+) -> None:
+  """Draws rows of pictures, with the titles of the first row above.
+
+  Args:
+    path: PNG file to write.
+    rows: for each row, a dict from title to picture, RGB [H, W, 3] or grey [h,
+      w] in [0, 1]. All rows have the same titles.
+    labels: of the rows; "" for none.
+    colors: RGB of the border of every picture below a title; a title that is
+      not in it has none.
+  """
+  pitch = 1.1  # Inches from picture to picture. Their larger side is 1 inch.
+  left, top = 0.05 + 0.25 * any(labels), 0.25
+  figure, axes = new_page(
+    left + pitch * len(rows[0]) - 0.05, top + pitch * len(rows) - 0.05
+  )
+  for c, title in enumerate(rows[0]):
+    x = left + pitch * c + 0.5
+    axes.text(x, top - 0.07, title, fontsize=9, ha="center")
+  for r, (row, label) in enumerate(zip(rows, labels)):
+    y = top + pitch * r + 0.5
+    axes.text(
+      left / 2, y, label, fontsize=8, rotation=90, ha="center", va="center"
+    )
+    for c, (title, picture) in enumerate(row.items()):
+      x = left + pitch * c + 0.5
+      show(axes, picture, x, y, 1, border=colors.get(title))
+  figure.savefig(path, dpi=110)
+
+
+def show(
+  axes: "Axes",
+  picture: np.ndarray,
+  x: float,
+  y: float,
+  side: float,
+  border: Sequence[float] | None = None,
+) -> None:
+  """Draws a picture around the point (x, y); its larger side is `side`.
+
+  Args:
+    axes: see `new_page`.
+    picture: RGB [H, W, 3] or grey [H, W], in [0, 1].
+    x: in inches from the left, as y from the top.
+    y: see x.
+    side: in inches.
+    border: RGB of a border, or None.
+  """
+  from matplotlib.patches import Rectangle
+
+  height, width = side * np.array(picture.shape[:2]) / max(picture.shape[:2])
+  left, top = x - width / 2, y - height / 2
+  axes.imshow(
+    picture,
+    extent=(left, left + width, top + height, top),
+    cmap="gray",
+    vmin=0,
+    vmax=1,
+    interpolation="none",
+    aspect="auto",
+  )
+  if border is not None:
+    style = {"fill": False, "color": border, "linewidth": 2}
+    axes.add_patch(Rectangle((left, top), width, height, **style))

@@ -20,7 +20,7 @@ sensible in others.
 from collections.abc import Sequence
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import ml_collections
@@ -41,17 +41,21 @@ from slot_attention.metrics import (
 _CROPPED_SIZE = (240, 320)
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path | str, file: BinaryIO | None = None) -> np.ndarray:
   """Reads an image file as uint8 [H, W, 3], upright.
 
   Images of 16 bits are scaled to 8. What is transparent becomes white.
+
+  Args:
+    path: of the file; errors name it.
+    file: the opened file, if it is not on this disk.
 
   Raises:
     ValueError: if the file cannot be read as an image, or if its pixels have no
       known range; says why.
   """
   try:
-    with PIL.Image.open(path) as image:
+    with PIL.Image.open(file or path) as image:
       return _to_rgb(PIL.ImageOps.exif_transpose(image))
   except PIL.UnidentifiedImageError as error:
     raise ValueError(f"{path} is not an image that Pillow knows") from error

@@ -41,17 +41,20 @@ def slot_colors(num_slots: int) -> np.ndarray:
   return 0.15 + 0.8 * rgb
 
 
-def color_by_mask(masks: np.ndarray) -> np.ndarray:
+def color_by_mask(
+  masks: np.ndarray, colors: np.ndarray | None = None
+) -> np.ndarray:
   """Colours every pixel by its largest mask.
 
   Args:
     masks: [B, K, H, W, 1].
+    colors: [K, 3] in [0, 1]; None takes `slot_colors`.
 
   Returns:
     [B, H, W, 3] in [0, 1].
   """
   winner = np.asarray(masks)[..., 0].argmax(axis=1)
-  return slot_colors(masks.shape[1])[winner]
+  return (slot_colors(masks.shape[1]) if colors is None else colors)[winner]
 
 
 def cut_out(recons: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -210,14 +213,8 @@ def draw_trajectory(path: Path, slots_per_iteration: jax.Array) -> None:
     path: PNG file to write.
     slots_per_iteration: [T + 1, K, D], the initial slots first.
   """
-  slots = np.asarray(slots_per_iteration)
-  _, num_slots, size = slots.shape
-  centered = slots - slots.mean((0, 1))
-  _, spread, axes_of_slots = np.linalg.svd(
-    centered.reshape(-1, size), full_matrices=False
-  )
-  shares = spread**2 / (spread**2).sum()
-  places = centered @ axes_of_slots[:2].T  # [T + 1, K, 2]
+  places, shares = principal_components(slots_per_iteration)
+  num_slots = places.shape[1]
   figure = plots.new_figure(4, 3.2)
   axes = figure.subplots()
   for k, color in enumerate(slot_colors(num_slots)):
@@ -234,6 +231,27 @@ def draw_trajectory(path: Path, slots_per_iteration: jax.Array) -> None:
   axes.legend(fontsize=6)
   axes.grid(alpha=0.3)
   figure.savefig(path, dpi=130)
+
+
+def principal_components(
+  slots_per_iteration: jax.Array,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Projects slots to their first two principal components.
+
+  Args:
+    slots_per_iteration: [T + 1, K, D], of one image.
+
+  Returns:
+    The places of the slots, [T + 1, K, 2], and the share of the variance that
+    each of the two components has, [2].
+  """
+  slots = np.asarray(slots_per_iteration)
+  centered = slots - slots.mean((0, 1))
+  _, spread, axes_of_slots = np.linalg.svd(
+    centered.reshape(-1, slots.shape[-1]), full_matrices=False
+  )
+  shares = spread**2 / (spread**2).sum()
+  return centered @ axes_of_slots[:2].T, shares[:2]
 
 
 def draw_predictions(
@@ -260,13 +278,13 @@ def draw_predictions(
   targets, predictions = np.asarray(targets), np.asarray(predictions)
   tables = []
   for true, predicted, matches in zip(
-    targets, predictions, _match(predictions, targets)
+    targets, predictions, match_predictions(predictions, targets)
   ):
     real = np.flatnonzero(true[:, REAL_OBJECT])
-    columns = {"True": [_describe(true[i], properties) for i in real]}
+    columns = {"True": [describe_object(true[i], properties) for i in real]}
     for t, (objects, matched) in enumerate(zip(predicted, matches), 1):
       columns[f"t = {t}"] = [
-        _describe(objects[matched[i]], properties, true[i])
+        describe_object(objects[matched[i]], properties, true[i])
         if i in matched
         else [("no slot is left", True)]
         for i in real
@@ -280,8 +298,10 @@ def _match_sets(predictions, targets):
   return losses.match(losses.matching_costs(predictions, targets))
 
 
-def _match(predictions, targets):
-  """Matches targets to predictions as the loss does.
+def match_predictions(
+  predictions: np.ndarray, targets: np.ndarray
+) -> list[list[dict[int, int]]]:
+  """Matches targets [B, M, P] to predictions [B, T, K, P] as the loss does.
 
   Returns:
     For each image and iteration, a dict from target to prediction.
@@ -297,8 +317,19 @@ def _match(predictions, targets):
   ]
 
 
-def _describe(thing, properties, true=None):
-  """Describes an object by words, each with whether it is wrong."""
+def describe_object(
+  thing: np.ndarray,
+  properties: Mapping[str, Sequence[str]],
+  true: np.ndarray | None = None,
+) -> list[tuple[str, bool]]:
+  """Describes an object [19] by words, each with whether it is wrong.
+
+  Args:
+    thing: the object, true or predicted.
+    properties: see `draw_predictions`.
+    true: the true object of a prediction; None describes a true object, whose
+      position stands in the place of confidence and distance.
+  """
   scale = COORDINATE_RANGE
   coords = scale * thing[COORDINATES] - scale / 2
   words = [(f"({', '.join(f'{x:5.2f}' for x in coords)})", False)]
@@ -325,7 +356,7 @@ def _draw_tables(path, pictures, tables):
   figure, axes = plots.new_page(side + column * len(tables[0]), sum(heights))
   top = 0.05
   for picture, table, height in zip(pictures, tables, heights):
-    _show(axes, picture, 0.05 + side / 2, top + side / 2, side - 0.1)
+    plots.show(axes, picture, 0.05 + side / 2, top + side / 2, side - 0.1)
     for c, (title, rows) in enumerate(table.items()):
       x = side + 0.1 + column * c
       axes.text(x, top + 0.1, title, fontsize=7, va="center")
@@ -347,47 +378,7 @@ def _draw_tables(path, pictures, tables):
 
 
 def _draw_grid(path, rows, labels):
-  """Draws rows of pictures [H, W, 3] or maps [h, w], with titles above.
-
-  The titles are those of the first row. Pictures of slots have borders in the
-  colours of the slots.
-  """
-  pitch = 1.1  # Inches from picture to picture. Their larger side is 1 inch.
-  left, top = 0.05 + 0.25 * any(labels), 0.25
-  figure, axes = plots.new_page(
-    left + pitch * len(rows[0]) - 0.05, top + pitch * len(rows) - 0.05
-  )
+  """Draws a grid in which slots have borders of their colours."""
   slots = [title for title in rows[0] if title.startswith("Slot ")]
   colors = dict(zip(slots, slot_colors(len(slots))))
-  for c, title in enumerate(rows[0]):
-    x = left + pitch * c + 0.5
-    axes.text(x, top - 0.07, title, fontsize=9, ha="center")
-  for r, (row, label) in enumerate(zip(rows, labels)):
-    y = top + pitch * r + 0.5
-    axes.text(
-      left / 2, y, label, fontsize=8, rotation=90, ha="center", va="center"
-    )
-    for c, (title, picture) in enumerate(row.items()):
-      x = left + pitch * c + 0.5
-      _show(axes, picture, x, y, 1, border=colors.get(title))
-  figure.savefig(path, dpi=110)
-
-
-def _show(axes, picture, x, y, side, border=None):
-  """Draws a picture around the point (x, y); its larger side is `side`."""
-  from matplotlib.patches import Rectangle
-
-  height, width = side * np.array(picture.shape[:2]) / max(picture.shape[:2])
-  left, top = x - width / 2, y - height / 2
-  axes.imshow(
-    picture,
-    extent=(left, left + width, top + height, top),
-    cmap="gray",
-    vmin=0,
-    vmax=1,
-    interpolation="none",
-    aspect="auto",
-  )
-  if border is not None:
-    style = {"fill": False, "color": border, "linewidth": 2}
-    axes.add_patch(Rectangle((left, top), width, height, **style))
+  plots.draw_grid(path, rows, labels, colors)

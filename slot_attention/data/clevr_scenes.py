@@ -132,6 +132,17 @@ def generate(
     min_objects=min_objects,
     max_objects=max_objects,
   )
+  return draw(scenes, crop=crop, image_size=image_size, samples=samples)
+
+
+def draw(
+  scenes: clevr_renderer.Scenes,
+  *,
+  crop: bool,
+  image_size: int = 128,
+  samples: int = 9,
+) -> dict[str, np.ndarray]:
+  """Draws N scenes, and encodes their objects; see `generate`."""
   framing = clevr_renderer.CENTRE if crop else clevr_renderer.WHOLE
   images, segments = clevr_renderer.render(
     scenes, framing=framing, image_size=image_size, samples=samples

@@ -114,6 +114,7 @@ def sample(
   *,
   variant: str,
   image_size: int = IMAGE_SIZE,
+  num_sprites: int | None = None,
 ) -> Scenes:
   """Samples scenes in which every sprite is visible.
 
@@ -123,17 +124,26 @@ def sample(
     variant: one of `VARIANTS`.
     image_size: side S of the images in which the sprites are visible, in
       pixels.
+    num_sprites: number of sprites in every scene; None draws it from
+      `NUM_SPRITES`.
 
   Raises:
-    ValueError: if the variant does not exist.
+    ValueError: if the variant does not exist, or has not as many sprites.
   """
   check_choice("variant", variant, VARIANTS)
   fewest, most = NUM_SPRITES[variant]
-  num_sprites = rng.integers(fewest, most, num_scenes, endpoint=True)
-  scenes = _sample_any(rng, num_sprites, variant)
+  if num_sprites is None:
+    counts = rng.integers(fewest, most, num_scenes, endpoint=True)
+  elif fewest <= num_sprites <= most:
+    counts = np.full(num_scenes, num_sprites)
+  else:
+    raise ValueError(
+      f"num_sprites={num_sprites} must be from {fewest} to {most} for {variant}"
+    )
+  scenes = _sample_any(rng, counts, variant)
   hidden = _has_hidden_sprite(scenes, image_size)
   while hidden.any():
-    again = _sample_any(rng, num_sprites[hidden], variant)
+    again = _sample_any(rng, counts[hidden], variant)
     for part, part_again in zip(scenes, again):
       part[hidden] = part_again
     hidden[hidden] = _has_hidden_sprite(again, image_size)

@@ -190,8 +190,16 @@ class SpatialBroadcastDecoder(nn.Module):
     stride = math.prod(self.strides)
     return height * stride, width * stride, self.channels
 
-  def __call__(self, slots: jax.Array) -> dict[str, jax.Array]:
+  def __call__(
+    self, slots: jax.Array, is_slot: jax.Array | None = None
+  ) -> dict[str, jax.Array]:
     """Decodes slots [B, K, D].
+
+    Args:
+      slots: [B, K, D].
+      is_slot: bool [B, K], False where a slot is padding or removed: its mask
+        is 0, and the others are as if it were not there. At least one slot of
+        each image is True. None takes all slots.
 
     Returns:
       A dict of
@@ -213,6 +221,9 @@ class SpatialBroadcastDecoder(nn.Module):
     x = x.reshape(batch_size, num_slots, *x.shape[1:])
     # Softmax and sum are float32, even if the convolutions are bfloat16.
     recons, alphas = jnp.split(x.astype(jnp.float32), (self.channels,), axis=-1)
+    if is_slot is not None:
+      is_slot = is_slot[:, :, None, None, None]
+      alphas = jnp.where(is_slot, alphas, jnp.finfo(alphas.dtype).min)
     masks = nn.softmax(alphas, axis=1)
     return {
       "recons": recons,
@@ -289,9 +300,11 @@ class ObjectDiscovery(nn.Module):
     # The decoder computes in the precision of the encoder.
     return {**outputs, **self.decode(outputs["slots"].astype(images.dtype))}
 
-  def decode(self, slots: jax.Array) -> dict[str, jax.Array]:
+  def decode(
+    self, slots: jax.Array, is_slot: jax.Array | None = None
+  ) -> dict[str, jax.Array]:
     """Decodes slots [B, K, D] by `SpatialBroadcastDecoder` (Figure 3c)."""
-    return self.decoder(slots)
+    return self.decoder(slots, *(() if is_slot is None else (is_slot,)))
 
 
 class SetPredictor(nn.Module):

@@ -65,19 +65,44 @@ class Task:
       key: of the initial slots' noise, beside each example's id.
       **kwargs: num_slots, num_iterations, slots, noise: see `SlotAttention`.
     """
-    params = {
-      module: jax.tree.map(lambda x: x.astype(self.compute_dtype), tree)
-      if module in ("encoder", "decoder")
-      else tree
-      for module, tree in params.items()
-    }
     return self.model.apply(
-      {"params": params},
+      {"params": self._cast(params)},
       batch["images"].astype(self.compute_dtype),
       example_ids=batch.get("example_ids"),
       rngs={"slots": key},
       **kwargs,
     )
+
+  @property
+  def has_decoder(self) -> bool:
+    """Whether `decode` paints slots alone, without the image they are of."""
+    return hasattr(self.model, "decode")
+
+  def decode(
+    self, params: Any, slots: jax.Array, is_slot: jax.Array | None = None
+  ) -> Arrays:
+    """Paints slots by the model's decoder; see `SpatialBroadcastDecoder`.
+
+    Args:
+      params: of the model.
+      slots: [B, K, D], of any images.
+      is_slot: bool [B, K]; None takes all slots.
+    """
+    return self.model.apply(
+      {"params": self._cast(params)},
+      slots.astype(self.compute_dtype),
+      is_slot,
+      method="decode",
+    )
+
+  def _cast(self, params):
+    """Returns the parameters in the precision in which they are used."""
+    return {
+      module: jax.tree.map(lambda x: x.astype(self.compute_dtype), tree)
+      if module in ("encoder", "decoder")
+      else tree
+      for module, tree in params.items()
+    }
 
 
 def normalize(batch: Arrays) -> Arrays:

@@ -1,0 +1,1 @@
+"""A page in the browser that shows slots and lets visitors rearrange them."""

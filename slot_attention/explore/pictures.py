@@ -1,0 +1,277 @@
+"""Pictures of a view: data URIs for the page, an SVG, and one PNG file.
+
+A slot has the same colour in all of them. Letters in shapes: H and W image, T
+iterations, N inputs, K slots.
+"""
+
+import base64
+import io
+import json
+
+import numpy as np
+import PIL.Image
+
+from slot_attention import plots, tasks, visualization
+from slot_attention.data import clevr
+from slot_attention.explore.state import LETTERS, Piece
+from slot_attention.explore.view import Seen, View
+from slot_attention.metrics import REAL_OBJECT
+
+_DIMMED = 0.25  # Brightness of what is outside the slot that is shown.
+
+
+def to_uri(picture: np.ndarray) -> str:
+  """Returns a picture, RGB [H, W, 3] in [0, 1], as a data URI."""
+  pixels = np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
+  file = io.BytesIO()
+  PIL.Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+  return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def slot_color(num_slots: int, image: int, slot: int) -> np.ndarray:
+  """Returns the colour of a slot, RGB [3] in [0, 1].
+
+  The slots of the second image go on after those of the image.
+  """
+  return visualization.slot_colors(2 * num_slots)[image * num_slots + slot]
+
+
+def to_css(color: np.ndarray) -> str:
+  """Returns a colour as CSS, for example #26f226."""
+  return "#" + "".join(f"{round(255 * x):02x}" for x in color)
+
+
+def photo(seen: Seen) -> np.ndarray:
+  """Returns the image, [H, W, 3]."""
+  images = tasks.normalize(seen.batch)["images"]
+  return visualization.to_picture(images)[0]
+
+
+def reconstruction(seen: Seen) -> np.ndarray:
+  """Returns what the canvas paints, [H, W, 3]."""
+  return visualization.to_picture(seen.painting["recon_combined"])
+
+
+def masks(view: View, seen: Seen) -> np.ndarray:
+  """Returns the masks of the canvas in the colours of its slots, [H, W, 3]."""
+  colors = [slot_color(view.state.slots, x.image, x.slot) for x in seen.canvas]
+  return visualization.color_by_mask(
+    seen.painting["masks"][None], np.array(colors)
+  )[0]
+
+
+def cut_out(seen: Seen, index: int) -> np.ndarray:
+  """Returns what one slot of the canvas paints, on white, [H, W, 3]."""
+  parts = (seen.painting[x][index][None] for x in ("recons", "masks"))
+  return visualization.cut_out(*parts)[0]
+
+
+def attention(view: View, seen: Seen) -> np.ndarray:
+  """Returns the attention of iteration t, [K, h, w]."""
+  size = seen.batch["images"].shape[1:3]
+  maps = visualization.attention_maps(seen.outputs["attn"][None], size)
+  return maps[0, view.state.t - 1]
+
+
+def tint(brightness: np.ndarray, color: np.ndarray) -> np.ndarray:
+  """Returns a map [h, w] in [0, 1] from black to a colour, [h, w, 3]."""
+  return brightness[..., None] * color
+
+
+def highlight(view: View, seen: Seen, image: int, slot: int) -> np.ndarray:
+  """Returns the image with all but one slot dimmed, [H, W, 3].
+
+  The slot is where its mask is, or else its attention. A slot that is not on
+  the canvas is nowhere.
+  """
+  picture = photo(seen)
+  share = np.zeros(picture.shape[:2])
+  if seen.painting is not None:
+    for piece, mask in zip(seen.canvas, seen.painting["masks"]):
+      if (piece.image, piece.slot) == (image, slot):
+        share = mask[..., 0]
+  elif "attn" in seen.outputs:
+    share = _enlarge(attention(view, seen)[slot], share.shape)
+    share = share / max(share.max(), 1e-6)
+  share = share[..., None]
+  return picture * (_DIMMED + (1 - _DIMMED) * share)
+
+
+def winner(seen: Seen, x: float, y: float) -> Piece:
+  """Returns the slot of the canvas whose mask is largest at a pixel.
+
+  Args:
+    seen: the image with a painting.
+    x: column, from 0 to 1.
+    y: row, from 0 to 1.
+  """
+  ids = seen.painting["masks"][..., 0].argmax(axis=0)
+  height, width = ids.shape
+  row, column = (
+    min(max(int(place * size), 0), size - 1)
+    for place, size in ((y, height), (x, width))
+  )
+  return seen.canvas[ids[row, column]]
+
+
+def trajectory(view: View) -> str:
+  """Returns the ways of the slots as an SVG; see `principal_components`.
+
+  A ring is the initial slot, every line an iteration, and the dot the slot after
+  iteration t.
+  """
+  places, shares = visualization.principal_components(
+    view.first.outputs["slots_per_iteration"]
+  )
+  low, high = places.min((0, 1)), places.max((0, 1))
+  width, height = 340, 250
+  span = np.maximum(high - low, 1e-6)
+  x, y = np.moveaxis((places - low) / span, -1, 0)
+  x, y = 28 + x * (width - 48), height - 30 - y * (height - 50)
+  parts = [
+    f'<line class="axis" x1="14" y1="{height - 16}" x2="{width - 6}"'
+    f' y2="{height - 16}"/><line class="axis" x1="14" y1="6" x2="14"'
+    f' y2="{height - 16}"/><text x="{width - 6}" y="{height - 3}"'
+    f' text-anchor="end">first component ({shares[0]:.0%})</text>'
+    f'<text x="20" y="13">second component ({shares[1]:.0%})</text>'
+  ]
+  t = view.state.t
+  for k in range(places.shape[1]):
+    color = to_css(slot_color(view.state.slots, 0, k))
+    way = [f"{a:.1f},{b:.1f}" for a, b in zip(x[:, k], y[:, k])]
+    parts.append(
+      f'<g stroke="{color}" fill="none" data-slot="{k + 1}">'
+      f'<polyline points="{" ".join(way)}" opacity=".35"/>'
+      f'<polyline points="{" ".join(way[: t + 1])}" stroke-width="2"/>'
+      f'<circle cx="{x[0, k]:.1f}" cy="{y[0, k]:.1f}" r="3.5"/>'
+      f'<circle cx="{x[t, k]:.1f}" cy="{y[t, k]:.1f}" r="5" fill="{color}"/>'
+      f'<text x="{x[t, k] + 8:.1f}" y="{y[t, k] + 4:.1f}">{k + 1}</text></g>'
+    )
+  return (
+    f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Trajectory of'
+    f' the slots">{"".join(parts)}</svg>'
+  )
+
+
+def predictions(view: View) -> list[dict]:
+  """Describes the predictions of set prediction, one row for each slot.
+
+  Returns:
+    For each slot, a dict of
+      true: words of the true object that the loss matches to it after iteration
+        t; None if it has none;
+      cells: for each iteration the words, each with whether it is wrong.
+        Without a truth, words are the surest classes.
+    After the slots, rows of the true objects that have no slot.
+  """
+  outputs, batch = view.first.outputs, view.first.batch
+  default = outputs["predictions"][None]
+  per_iteration = outputs.get("predictions_per_iteration", default)
+  num_slots = per_iteration.shape[1]
+  t = max(view.state.t, 1)
+  words = visualization.describe_object
+  matches, targets = [{}] * len(per_iteration), []
+  if "targets" in batch:
+    targets = batch["targets"]
+    (matches,) = visualization.match_predictions(per_iteration[None], targets)
+    (targets,) = targets
+  true_of = [{k: m for m, k in x.items() if targets[m, REAL_OBJECT]} for x in
+             matches]  # fmt: skip
+  rows = []
+  for k in range(num_slots):
+    cells = []
+    for predicted, matched in zip(per_iteration[:, k], true_of):
+      if k in matched:
+        cells.append(words(predicted, clevr.PROPERTIES, targets[matched[k]]))
+      else:
+        sure = f"{predicted[REAL_OBJECT]:4.2f}"
+        is_wrong = "targets" in batch and predicted[REAL_OBJECT] >= 0.5
+        place, *others = words(predicted, clevr.PROPERTIES)
+        cells.append([(sure, is_wrong), place, *others])
+    true = true_of[t - 1].get(k)
+    described = None
+    if true is not None:
+      described = words(targets[true], clevr.PROPERTIES)
+    rows.append({"true": described, "cells": cells})
+  missed = set(np.flatnonzero([x[REAL_OBJECT] for x in targets]))
+  for m in sorted(missed - set(true_of[t - 1].values())):
+    described = words(targets[m], clevr.PROPERTIES)
+    rows.append({"true": described, "cells": []})
+  return rows
+
+
+def to_png(view: View) -> bytes:
+  """Draws a view as one PNG file.
+
+  For object discovery, a row shows image, reconstruction, masks and the slots
+  of the canvas; for set prediction with a truth, a table stands above. Every
+  iteration's attention follows. The file's text "slot_attention" holds the
+  state, as JSON.
+  """
+  parts = [_draw_seen(view, view.first)]
+  if view.second is not None:
+    parts.append(_draw_seen(view, view.second))
+  if view.weights.is_set_prediction and "targets" in view.first.batch:
+    outputs = view.first.outputs
+    if "predictions_per_iteration" in outputs:
+      file = io.BytesIO()
+      visualization.draw_predictions(
+        file,
+        tasks.normalize(view.first.batch)["images"],
+        view.first.batch["targets"],
+        outputs["predictions_per_iteration"][None],
+        clevr.PROPERTIES,
+      )
+      parts.insert(0, PIL.Image.open(file).convert("RGB"))
+  width = max(part.width for part in parts)
+  sheet = PIL.Image.new("RGB", (width, sum(x.height for x in parts)), "white")
+  top = 0
+  for part in parts:
+    sheet.paste(part, (0, top))
+    top += part.height
+  text = PIL.PngImagePlugin.PngInfo()
+  text.add_text("slot_attention", json.dumps({"view": view.state.query()}))
+  file = io.BytesIO()
+  sheet.save(file, "PNG", pnginfo=text)
+  return file.getvalue()
+
+
+def _draw_seen(view, seen):
+  """Draws an image, its painting, and the attention of every iteration."""
+  num_slots = view.state.slots
+  blank = np.ones_like(photo(seen))
+  first, colors = {"Image": photo(seen)}, {}
+  pieces = seen.canvas
+  if seen.painting is not None:
+    first |= {"Recon.": reconstruction(seen), "Mask": masks(view, seen)}
+  for i, piece in enumerate(pieces):
+    title = f"Slot {LETTERS[piece.image]}{piece.slot + 1}"
+    colors[title] = slot_color(num_slots, piece.image, piece.slot)
+    first[title] = blank if seen.painting is None else cut_out(seen, i)
+  rows, labels = [first], [""]
+  if "attn" in seen.outputs:
+    own = int(seen is view.second)
+    size = seen.batch["images"].shape[1:3]
+    maps = visualization.attention_maps(seen.outputs["attn"][None], size)[0]
+    for t, at_t in enumerate(maps, 1):
+      row = dict.fromkeys(first, blank)
+      for piece, title in zip(pieces, colors):
+        if piece.image == own:
+          row[title] = tint(at_t[piece.slot], colors[title])
+      rows.append(row)
+      labels.append(f"t = {t}")
+    if seen.painting is None:  # Then the slots have pictures of attention only.
+      rows[1:2] = [rows[1] | {"Image": first["Image"]}]
+      rows, labels = rows[1:], labels[1:]
+  file = io.BytesIO()
+  plots.draw_grid(file, rows, labels, colors)
+  return PIL.Image.open(file).convert("RGB")
+
+
+def _enlarge(brightness, shape):
+  """Enlarges a map [h, w] to a picture's size by the nearest pixel."""
+  rows, columns = (
+    ((np.arange(size) + 0.5) * given / size).astype(int)
+    for size, given in zip(shape, brightness.shape)
+  )
+  return brightness[rows[:, None], columns]

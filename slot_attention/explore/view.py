@@ -1,0 +1,200 @@
+"""From what a page is asked to show to the arrays that it shows.
+
+Letters in shapes: H and W image, C colour channels, T iterations, N inputs, K
+slots, D slot size.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import io
+from typing import NamedTuple
+
+import numpy as np
+
+from slot_attention import tasks
+from slot_attention.explore import scenes
+from slot_attention.explore.state import Canvas, Image, State, compose
+from slot_attention.explore.weights import Arrays, Weights
+
+
+class Seen(NamedTuple):
+  """An image, and what the model makes of it.
+
+  Attributes:
+    batch: the image, see `scenes`.
+    outputs: of the model, see `Weights.see`.
+    slots: [K, D], after the iteration that is shown; None if the model has
+      no decoder of slots alone.
+    canvas: the slots that are painted.
+    painting: recons, masks, recon_combined and ari of the canvas; None for set
+      prediction.
+  """
+
+  batch: Arrays
+  outputs: Arrays
+  slots: np.ndarray | None
+  canvas: Canvas
+  painting: Arrays | None
+
+
+class View(NamedTuple):
+  """Everything that a page shows.
+
+  Attributes:
+    state: what it was asked for; K, T and t are filled in.
+    weights: the weights.
+    first: the image.
+    second: the second image, or None.
+    note: what the visitor should know about the image, or "".
+  """
+
+  state: State
+  weights: Weights
+  first: Seen
+  second: Seen | None
+  note: str
+
+
+@functools.lru_cache(maxsize=4)
+def load(name: str | None, workdir: str | None) -> Weights:
+  """Loads weights or a run, whose programs are then shared by all pages."""
+  return Weights(name, workdir)
+
+
+@functools.lru_cache(maxsize=4)
+def examples(weights: Weights) -> list[Arrays]:
+  """Returns `scenes.examples`, which is slow for a run of CLEVR."""
+  return scenes.examples(weights)
+
+
+@functools.lru_cache(maxsize=8)
+def _see(weights, image, num_slots, num_iterations, seed, own):
+  """Returns an image and the model's outputs for it."""
+  batch = find(weights, image, own)
+  outputs = weights.see(
+    batch, num_slots=num_slots, num_iterations=num_iterations, seed=seed
+  )
+  return batch, outputs
+
+
+class Own:
+  """An image of the visitor, which belongs to one page.
+
+  Attributes:
+    pixels: uint8 [H, W, 3], of any size.
+  """
+
+  def __init__(self, pixels: np.ndarray):
+    self.pixels = pixels
+
+
+def complete(state: State, weights: Weights) -> State:
+  """Fills in the K, T and t that are 0.
+
+  Raises:
+    ValueError: for K, T or t out of range.
+  """
+  num_slots = state.slots or weights.num_slots
+  num_iterations = state.iterations or weights.num_iterations
+  weights.check(num_slots, num_iterations)
+  t = state.t or num_iterations
+  if t > num_iterations:
+    raise ValueError(f"t={t} must be from 1 to {num_iterations} iterations")
+  return dataclasses.replace(
+    state, slots=num_slots, iterations=num_iterations, t=t
+  )
+
+
+def find(weights: Weights, image: Image, own: Own | None) -> Arrays:
+  """Returns an image as a batch of one.
+
+  Raises:
+    ValueError: if there is no such example, the scene cannot be drawn, or the
+      visitor's image is not there.
+  """
+  config = weights.run.config
+  if image.kind == "draw":
+    return scenes.draw(config, image.number, dict(image.factors))
+  if image.kind == "own":
+    if own is None:
+      raise ValueError("a link does not hold an own image: drop it here again")
+    return scenes.own(config, own.pixels)
+  known = examples(weights)
+  if not known:
+    raise ValueError(
+      f"there is no generator of {config.data.name}: drop an own image"
+    )
+  if image.number >= len(known):
+    raise ValueError(
+      f"example:{image.number} must be from 0 to {len(known) - 1}"
+    )
+  return known[image.number]
+
+
+def see(state: State, own: Mapping[int, Own]) -> View:
+  """Computes what a page shows. It compiles for a new K or T.
+
+  Args:
+    state: what to show.
+    own: the visitor's images by their numbers.
+
+  Raises:
+    ValueError: says in one sentence what cannot be shown.
+  """
+  weights = load(state.pretrained, state.workdir)
+  state = complete(state, weights)
+  arguments = (state.slots, state.iterations, state.seed)
+  images = [x for x in (state.image, state.second) if x is not None]
+  own = [own.get(x.number) if x.kind == "own" else None for x in images]
+  seen = [_see(weights, image, *arguments, x) for image, x in zip(images, own)]
+  slots = [_slots(weights, outputs, state.t) for _, outputs in seen]
+  canvases = state.canvases(state.slots)
+  both = [*slots, None][:2]
+  views = []
+  for i, (batch, outputs) in enumerate(seen):
+    canvas, painting = canvases[i], None
+    if slots[i] is not None:
+      given = (state.canvas, state.second_canvas)[i]
+      if given is None and state.t == state.iterations:
+        painting = outputs
+      else:
+        painting = weights.paint(compose(canvas, both), batch)
+    elif "masks" in outputs:
+      painting = outputs
+    views.append(Seen(batch, outputs, slots[i], canvas, painting))
+  note = ""
+  if own[0] is not None:
+    note = scenes.difference(examples(weights), views[0].batch)
+  return View(state, weights, views[0], (*views, None)[1], note)
+
+
+def _slots(weights, outputs, t):
+  """Returns the slots after iteration t if they can be painted."""
+  if not weights.has_decoder:
+    return None
+  if "slots_per_iteration" in outputs:
+    return outputs["slots_per_iteration"][t]
+  return outputs["slots"]
+
+
+def to_npz(view: View) -> bytes:
+  """Returns the arrays of a view as an NPZ file.
+
+  It has images (in [-1, 1]), segments and targets where they are known, the
+  model's outputs, and the arrays of the canvas with the prefix "canvas_". Those
+  of the second image have the prefix "second_".
+  """
+  arrays = {}
+  for prefix, seen in (("", view.first), ("second_", view.second)):
+    if seen is None:
+      continue
+    parts = {name: x[0] for name, x in tasks.normalize(seen.batch).items()}
+    parts.update(seen.outputs)
+    if seen.painting is not None:
+      painted = ("recons", "masks", "recon_combined")
+      parts |= {f"canvas_{name}": seen.painting[name] for name in painted}
+    arrays |= {prefix + name: np.asarray(x) for name, x in parts.items()}
+  file = io.BytesIO()
+  np.savez_compressed(file, **arrays)
+  return file.getvalue()
