@@ -15,6 +15,7 @@ from slot_attention import plots, tasks, visualization
 from slot_attention.data import clevr
 from slot_attention.explore.state import LETTERS, Piece
 from slot_attention.explore.view import Seen, View
+from slot_attention.explore.weights import Arrays
 from slot_attention.metrics import REAL_OBJECT
 
 _DIMMED = 0.25  # Brightness of what is outside the slot that is shown.
@@ -41,10 +42,15 @@ def to_css(color: np.ndarray) -> str:
   return "#" + "".join(f"{round(255 * x):02x}" for x in color)
 
 
+def photo_of(batch: Arrays) -> np.ndarray:
+  """Returns the image of a batch of one, [H, W, 3]."""
+  images = batch["images"].astype(np.float32) / 127.5 - 1
+  return visualization.to_picture(images)[0]
+
+
 def photo(seen: Seen) -> np.ndarray:
   """Returns the image, [H, W, 3]."""
-  images = tasks.normalize(seen.batch)["images"]
-  return visualization.to_picture(images)[0]
+  return photo_of(seen.batch)
 
 
 def reconstruction(seen: Seen) -> np.ndarray:
@@ -117,8 +123,8 @@ def winner(seen: Seen, x: float, y: float) -> Piece:
 def trajectory(view: View) -> str:
   """Returns the ways of the slots as an SVG; see `principal_components`.
 
-  A ring is the initial slot, every line an iteration, and the dot the slot after
-  iteration t.
+  A ring is the initial slot, every line an iteration, and the dot the slot
+  after iteration t.
   """
   places, shares = visualization.principal_components(
     view.first.outputs["slots_per_iteration"]
@@ -275,3 +281,73 @@ def _enlarge(brightness, shape):
     for size, given in zip(shape, brightness.shape)
   )
   return brightness[rows[:, None], columns]
+
+
+def all_attention(view: View, seen: Seen) -> np.ndarray:
+  """Returns the attention of all slots in their colours, [h, w, 3].
+
+  Every input has the mean of the slots' colours, weighted by their attention.
+  """
+  maps = attention(view, seen)
+  colors = [slot_color(view.state.slots, 0, k) for k in range(len(maps))]
+  shares = maps / np.maximum(maps.sum(axis=0), 1e-6)
+  return np.einsum("khw,kc->hwc", shares, np.array(colors))
+
+
+def is_painted(seen: Seen, image: int, slot: int) -> bool:
+  """Returns whether a slot is on the canvas of an image."""
+  return any((x.image, x.slot) == (image, slot) for x in seen.canvas)
+
+
+def score(view: View) -> str:
+  """Returns the ARI of the view in words; a dash where it has no meaning."""
+  seen = view.first
+  outputs = seen.outputs if seen.painting is None else seen.painting
+  is_edited = view.state.canvas is not None
+  if "segments" not in seen.batch or "ari" not in outputs or is_edited:
+    return "–"
+  return f"{float(outputs['ari']):.3f}"
+
+
+def table(view: View) -> str:
+  """Returns the predictions of set prediction as an HTML table."""
+  rows = predictions(view)
+  num_iterations = len(rows[0]["cells"])
+  t = view.state.t or 1
+  has_truth = "targets" in view.first.batch
+  now = [' class="sa-now"' if i == t else "" for i in range(num_iterations + 1)]
+  head = ["<th>Slot</th>", f"<th>True (matched at t = {t})</th>" * has_truth]
+  head += [f"<th{now[i]}>t = {i}</th>" for i in range(1, num_iterations + 1)]
+  lines = [f"<tr>{''.join(head)}</tr>"]
+  maps = None
+  if "attn" in view.first.outputs:
+    maps = attention(view, view.first)
+  for k, row in enumerate(rows):
+    cells, start = ["<td>no slot</td>"], "<tr>"
+    if row["cells"]:
+      color = slot_color(view.state.slots, 0, k)
+      start = f'<tr data-slot="{k + 1}" style="--slot: {to_css(color)}">'
+      image = ""
+      if maps is not None:
+        uri = to_uri(tint(maps[k] / max(maps[k].max(), 1e-6), color))
+        image = f'<img class="sa-pixels" alt="attention" src="{uri}">'
+      cells = [f'<td><span class="sa-dot"></span>{image}{k + 1}</td>']
+    if has_truth:
+      cells.append(f"<td>{_to_html(row['true'] or [('–', False)])}</td>")
+    for i, words in enumerate(row["cells"], 1):
+      is_faint = float(words[0][0]) < 0.5
+      faint = ' class="sa-faint"' if is_faint else ""
+      cells.append(f"<td{now[i]}><div{faint}>{_to_html(words)}</div></td>")
+    lines.append(f"{start}{''.join(cells)}</tr>")
+  return f"<table>{''.join(lines)}</table>"
+
+
+def _to_html(words):
+  """Writes words in two lines: numbers, and then properties."""
+  parts = [
+    f'<span class="sa-wrong">{word}</span>' if wrong else word
+    for word, wrong in words
+  ]
+  numbers = [x for x, (word, _) in zip(parts, words) if not word.isalpha()]
+  others = [x for x, (word, _) in zip(parts, words) if word.isalpha()]
+  return f"<small>{' '.join(numbers)}</small><br>{' '.join(others)}"

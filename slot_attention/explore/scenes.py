@@ -81,9 +81,8 @@ def factors(config: ml_collections.ConfigDict) -> list[Factor]:
   data = config.data
   options = _options(config)
   if data.name == "tetrominoes":
-    defaults = {
-      name: x.default for name, x in datasets.DATA_SETS[data.name].options.items()
-    }  # fmt: skip
+    known = datasets.DATA_SETS[data.name].options
+    defaults = {name: option.default for name, option in known.items()}
     value = {**defaults, **options}
     return [
       Factor("num_objects", "objects", value["num_objects"], 1, 6),

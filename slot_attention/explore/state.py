@@ -68,6 +68,9 @@ class Image(NamedTuple):
     return ":".join([self.kind, str(self.number), *words])
 
 
+_FIRST = Image()
+
+
 @dataclasses.dataclass(frozen=True)
 class State:
   """What a page shows.
@@ -87,7 +90,7 @@ class State:
 
   pretrained: str | None = None
   workdir: str | None = None
-  image: Image = Image()
+  image: Image = _FIRST
   second: Image | None = None
   slots: int = 0
   iterations: int = 0

@@ -6,6 +6,7 @@ slots, D slot size.
 
 import collections
 from collections.abc import Callable, Hashable
+import inspect
 from typing import Any
 
 import jax
@@ -50,6 +51,10 @@ class Weights:
     self.fixed_slots = "slot_mlp" in self.run.config.model
     self.has_decoder = self.run.task.has_decoder
     self.is_set_prediction = bool(self.run.task.num_outputs)
+    # A decoder that does not take is_slot has one program for each number.
+    decoder = getattr(self.run.task.model, "decoder", self.run.task.model)
+    parameters = inspect.signature(type(decoder).__call__).parameters
+    self._pads = "is_slot" in parameters
     self._params = jax.device_put(self.run.params)
     self._programs = collections.OrderedDict()
     # The ids of the true segments are below this, also in scenes with more
@@ -93,8 +98,9 @@ class Weights:
       seed: of the initial slots. `predict` uses 0.
 
     Returns:
-      The model's outputs without the axis of the batch, and "ari", the foreground
-      ARI of the masks, or the ARI of the last attention if there are no masks.
+      The model's outputs without the axis of the batch, and "ari", the
+      foreground ARI of the masks, or that of the last attention if there are no
+      masks. It means nothing for an image without segments.
 
     Raises:
       ValueError: for K or T out of range.
@@ -118,7 +124,7 @@ class Weights:
     return self._call(key, see, arguments)
 
   def paint(self, slots: np.ndarray, batch: Arrays) -> Arrays:
-    """Decodes any slots, with one program for every multiple of K.
+    """Decodes any slots, with one program for each multiple of K.
 
     Args:
       slots: [n, D], of any images; n is at least 1.
@@ -134,10 +140,12 @@ class Weights:
       raise ValueError(f"the model of {self.name} does not paint slots alone")
     if not len(slots):
       raise ValueError("the last slot cannot be removed: nothing would be left")
-    places = -(-len(slots) // self.num_slots) * self.num_slots
+    places = len(slots)
+    if self._pads:
+      places = -(-places // self.num_slots) * self.num_slots
     padded = np.zeros((1, places, slots.shape[1]), np.float32)
     padded[0, : len(slots)] = slots
-    is_slot = (np.arange(places) < len(slots))[None]
+    is_slot = (np.arange(places) < len(slots))[None] if self._pads else None
 
     def paint(params, slots, is_slot, segments):
       outputs = self.run.task.decode(params, slots, is_slot)

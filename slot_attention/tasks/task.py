@@ -88,11 +88,10 @@ class Task:
       slots: [B, K, D], of any images.
       is_slot: bool [B, K]; None takes all slots.
     """
+    slots = slots.astype(self.compute_dtype)
+    arguments = (slots,) if is_slot is None else (slots, is_slot)
     return self.model.apply(
-      {"params": self._cast(params)},
-      slots.astype(self.compute_dtype),
-      is_slot,
-      method="decode",
+      {"params": self._cast(params)}, *arguments, method="decode"
     )
 
   def _cast(self, params):

@@ -1,0 +1,239 @@
+"""The left side of the page: weights, images, K, T and the seed."""
+
+import functools
+import typing
+
+from nicegui import html, ui
+
+from slot_attention import pretrained
+from slot_attention.explore import pictures, scenes
+from slot_attention.explore.state import Image
+from slot_attention.explore.view import View
+from slot_attention.explore.weights import (
+  MAX_ITERATIONS,
+  MAX_SLOTS,
+  Arrays,
+  Weights,
+)
+
+if typing.TYPE_CHECKING:
+  from slot_attention.explore.page import Page
+
+MAX_SEED = 99  # Of the sliders; a number can be larger.
+
+
+def describe(weights: Weights) -> str:
+  """Says in one line what weights are."""
+  config = weights.run.config
+  return " · ".join(
+    [
+      weights.name,
+      config.task.replace("_", " "),
+      config.data.name.replace("_", " "),
+      f"{weights.run.step:,} steps",
+    ]
+  )
+
+
+class NumberSlider:
+  """A slider beside a field for the same number."""
+
+  def __init__(self, label: str, name: str, low: int, high: int, handler):
+    """Makes both; the handler gets an int when a number is chosen."""
+    self._handler = handler
+    with html.div().classes("sa-slider") as self.row:
+      html.span(label)
+      self._slider = ui.slider(min=low, max=high, step=1)
+      self._slider.on("change", lambda: self._choose(self._slider.value))
+      self._slider.props(f"data-name={name}-slider").props["aria-label"] = label
+      self._field = ui.number(precision=0).props("dense borderless")
+      self._field.props(f"data-name={name}").props["aria-label"] = label
+    self._slider.on_value_change(self._copy)
+    for event in ("keydown.enter", "blur"):
+      self._field.on(event, lambda: self._choose(self._field.value))
+    self._value = None
+
+  def show(self, value: int) -> None:
+    """Shows a number."""
+    self._value = self._slider.value = self._field.value = value
+
+  def _copy(self, event):
+    if event.value is not None:
+      self._field.value = int(event.value)
+
+  @property
+  def value(self) -> int:
+    """Returns the number that is shown."""
+    return self._value
+
+  async def _choose(self, value):
+    if value is None:
+      self._field.value = self._value
+    elif int(value) != self._value:
+      self._value = int(value)
+      await self._handler(int(value))
+
+
+class Controls:
+  """The controls of a page."""
+
+  def __init__(self, page: "Page"):
+    self._page = page
+    self._weights = None
+    with html.section().classes("sa-card"):
+      html.h2("Weights")
+      self._select = ui.select(
+        pretrained.names(), label="With the package", on_change=self._choose
+      ).classes("w-full")
+      self._select.props("dense outlined options-dense data-name=weights")
+      self._folder = ui.input("Folder of a run").classes("w-full q-mt-sm")
+      self._folder.props("dense outlined data-name=workdir")
+      self._folder.on("keydown.enter", self._open_folder)
+    with html.section().classes("sa-card"):
+      html.h2("Slots")
+      self._slots = NumberSlider(
+        "slots K", "slots", 1, MAX_SLOTS, self._set_slots
+      )
+      self._iterations = NumberSlider(
+        "iterations T", "iterations", 1, MAX_ITERATIONS, self._set_iterations
+      )
+      self._seed = NumberSlider(
+        "seed", "seed", 0, MAX_SEED, lambda x: page.change(seed=x)
+      )
+    with html.section().classes("sa-card"):
+      html.h2("Image")
+      self._thumbs = html.div().classes("sa-thumbs")
+      self._drop = ui.upload(
+        label="Drop an own image, or press +",
+        auto_upload=True,
+        max_file_size=50_000_000,
+        on_upload=self._upload,
+        on_rejected=lambda: page.complain("the file has more than 50 MB"),
+      )
+      self._drop.classes("sa-drop q-mt-md").props("flat data-name=upload")
+    with html.section().classes("sa-card") as self._scene_card:
+      html.h2("New scene")
+      self._scene = html.div()
+    self._images = []
+
+  def show(self, view: View, known: list[Arrays] | None) -> None:
+    """Shows the state of a view.
+
+    Args:
+      view: what the page shows.
+      known: the examples of its weights; None if they are the same as before.
+    """
+    weights, state = view.weights, view.state
+    if weights is not self._weights and known is not None:
+      self._weights = weights
+      self._show_weights(weights, known)
+    self._slots.show(state.slots)
+    self._slots.row.visible = not weights.fixed_slots
+    self._iterations.show(state.iterations)
+    self._iterations.row.visible = bool(weights.num_iterations)
+    self._seed.show(state.seed)
+    for i, image in enumerate(self._images):
+      chosen = state.image == Image("example", i)
+      image.classes(
+        add="sa-chosen" if chosen else "", remove="" if chosen else "sa-chosen"
+      )
+    if state.image.kind == "draw":
+      self._scene_seed.show(state.image.number)
+      for name, value in state.image.factors:
+        self._factors[name].show(value)
+
+  def _show_weights(self, weights, known):
+    name = weights.name
+    self._select.value = name if name in self._select.options else None
+    self._folder.value = "" if name in self._select.options else name
+    self._thumbs.clear()
+    with self._thumbs:
+      self._images = thumbnails(
+        known, "example", lambda image: self._show_image(image)
+      )
+    self._scene.clear()
+    self._factors = {}
+    factors = scenes.factors(weights.run.config)
+    self._scene_card.visible = bool(factors)
+    with self._scene:
+      for factor in factors:
+        self._factors[factor.name] = _Factor(factor, self._draw)
+      self._scene_seed = NumberSlider(
+        "scene seed", "scene-seed", 0, MAX_SEED, self._draw
+      )
+      self._scene_seed.show(0)
+      ui.button("Draw another", on_click=self._draw_another).props(
+        "outline dense no-caps data-name=draw"
+      ).classes("w-full q-mt-sm")
+
+  async def _choose(self, event):
+    """Opens the weights that a visitor selects."""
+    view = self._page.view
+    if event.value and view is not None and event.value != view.weights.name:
+      await self._page.open(event.value, None)
+
+  async def _open_folder(self):
+    if self._folder.value:
+      await self._page.open(None, self._folder.value)
+
+  async def _upload(self, event):
+    await self._page.upload(event)
+    self._drop.reset()
+
+  async def _set_slots(self, value):
+    await self._page.change(slots=value, canvas=None, second_canvas=None)
+
+  async def _set_iterations(self, value):
+    await self._page.change(iterations=value, t=0)
+
+  async def _show_image(self, image):
+    await self._page.change(image=image, canvas=None, second_canvas=None)
+
+  async def _draw_another(self):
+    self._scene_seed.show((self._scene_seed.value + 1) % (MAX_SEED + 1))
+    await self._draw()
+
+  async def _draw(self, _=None):
+    """Draws the scene of the factors and the seed."""
+    factors = tuple(
+      (name, factor.value) for name, factor in self._factors.items()
+    )
+    await self._show_image(Image("draw", self._scene_seed.value, factors))
+
+
+class _Factor:
+  """A slider or a choice for one factor of a scene."""
+
+  def __init__(self, factor: scenes.Factor, handler):
+    if not factor.choices:
+      slider = NumberSlider(
+        factor.label, factor.name, factor.low, factor.high, handler
+      )
+      self.show, self._value = slider.show, lambda: slider.value
+    else:
+      with html.div().classes("sa-slider"):
+        html.span(factor.label)
+        select = ui.select(dict(enumerate(factor.choices)), value=0)
+        select.classes("sa-wide").props("dense borderless options-dense")
+        select.props(f"data-name={factor.name}")
+      select.on("update:model-value", handler)
+      self.show, self._value = select.set_value, lambda: select.value
+    self.show(factor.default)
+
+  @property
+  def value(self) -> int:
+    return int(self._value())
+
+
+def thumbnails(known: list[Arrays], name: str, handler) -> list[ui.element]:
+  """Makes small pictures of examples; the handler gets the `Image` clicked."""
+  images = []
+  for i, batch in enumerate(known):
+    image = html.img().classes("sa-pixels").props(f"data-name={name}-{i}")
+    image.props["src"] = pictures.to_uri(pictures.photo_of(batch))
+    image.props["alt"] = f"example {i}"
+    image.props["role"], image.props["tabindex"] = "button", "0"
+    choose = functools.partial(handler, Image("example", i))
+    image.on("click", choose, args=[]).on("keydown.enter", choose, args=[])
+    images.append(image)
+  return images

@@ -1,0 +1,272 @@
+"""The page: its state, its work, and its errors.
+
+A visit has a `Page` of its own, so that two pages never mix. All pages share
+one thread, in which JAX compiles and computes, so that the pages stay alive.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+import concurrent.futures
+import dataclasses
+import functools
+import io
+from pathlib import Path
+import shlex
+from typing import Any
+
+from absl import logging
+from nicegui import events, html, ui
+
+from slot_attention import predict
+from slot_attention.explore import controls, panels, pictures
+from slot_attention.explore import state as states
+from slot_attention.explore import view as views
+
+DEFAULT = states.State(pretrained="quickstart")
+# What `command.run` also reports in one line.
+ERRORS = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
+MAX_BYTES = 50_000_000  # Of an own image.
+
+WORKER = concurrent.futures.ThreadPoolExecutor(1, "explore")
+
+
+async def work(function: Callable[..., Any], *arguments: Any) -> Any:
+  """Calls a function in the thread of all pages."""
+  loop = asyncio.get_running_loop()
+  return await loop.run_in_executor(WORKER, function, *arguments)
+
+
+class Page:
+  """One visit.
+
+  Attributes:
+    view: what is shown; None before the first answer.
+    wanted: what is to be shown.
+  """
+
+  def __init__(self, query: Mapping[str, str]):
+    """Builds the page. `start` fills it.
+
+    Args:
+      query: of the link; empty for the default view.
+    """
+    self.view: views.View | None = None
+    self.wanted = DEFAULT
+    self._query = query
+    self._own: dict[int, views.Own] = {}
+    self._is_working = False
+    self._panel: panels.Panel | None = None
+    ui.add_css(Path(__file__).with_name("style.css"))
+    ui.colors(primary="#2f5fd0")
+    self._dark = ui.dark_mode(None)
+    with html.header().classes("sa-header"):
+      html.h1("Slot Attention")
+      self._about = html.span().classes("sa-about")
+      self._busy_text = html.span().classes("sa-busy-text")
+      self._busy_text.props("role=status data-name=busy")
+      for icon, tip, name, handler in (
+        ("link", "A link to this view", "link", self._show_link),
+        ("image", "This view as PNG", "png", self._save_png),
+        ("dataset", "The arrays as NPZ", "npz", self._save_npz),
+        ("contrast", "Dark or light", "dark", self._turn_dark),
+      ):
+        button = ui.button(icon=icon, on_click=handler)
+        button.props(f"flat dense round data-name={name}").tooltip(tip)
+        button.props["aria-label"] = tip
+    self._busy = ui.linear_progress(show_value=False).classes("sa-busy")
+    self._busy.props("indeterminate instant-feedback")
+    with html.div().classes("sa-layout"):
+      with html.aside().classes("sa-column"):
+        self._controls = controls.Controls(self)
+      with html.main().classes("sa-column"):
+        with html.div().classes("sa-error") as self._error:
+          ui.icon("error_outline")
+          self._error_text = html.span()
+          self._error_text.props("role=alert data-name=error")
+        with html.div().classes("sa-note") as self._note:
+          ui.icon("info")
+          self._note_text = html.span().props("data-name=note")
+        self._main = html.div().classes("sa-column")
+    self._error.visible = self._note.visible = False
+
+  async def start(self) -> None:
+    """Shows the view of the link, or the default one and why."""
+    try:
+      self.wanted = states.read_query(self._query)
+    except ValueError as error:
+      self.complain(error)
+    if not (self.wanted.pretrained or self.wanted.workdir):
+      self.wanted = dataclasses.replace(
+        self.wanted, pretrained=DEFAULT.pretrained
+      )
+    await self._work()
+
+  async def change(self, **fields: Any) -> None:
+    """Changes fields of the state, and shows the result.
+
+    While an answer is computed, later wishes wait, and only the last one of
+    them is answered.
+    """
+    if self.view is None:
+      return
+    self.wanted = dataclasses.replace(self.wanted, **fields)
+    self._error.visible = False
+    await self._work()
+
+  async def open(self, pretrained: str | None, workdir: str | None) -> None:
+    """Opens other weights, or a run, on their first example."""
+    fields = dataclasses.asdict(states.State())
+    fields |= {"pretrained": pretrained, "workdir": workdir}
+    await self.change(**fields | {"image": states.Image()})
+
+  async def upload(self, event: events.UploadEventArguments) -> None:
+    """Takes an image of the visitor."""
+    content = io.BytesIO(await event.file.read())
+    read = functools.partial(predict.read_image, event.file.name, content)
+    try:
+      pixels = await work(read)
+    except ERRORS as error:
+      self.complain(error)
+      return
+    number = len(self._own)
+    self._own.clear()  # Only the last one can still be shown.
+    self._own[number] = views.Own(pixels)
+    await self.change(
+      image=states.Image("own", number), canvas=None, second_canvas=None
+    )
+
+  async def edit(self, change: Callable[[states.Canvas, states.Canvas], Any]):
+    """Changes the canvases.
+
+    Args:
+      change: from both canvases to both new ones; may raise a ValueError.
+    """
+    if self.view is None:
+      return
+    slots = self.wanted.slots or self.view.state.slots
+    try:
+      canvas, second = change(*self.wanted.canvases(slots))
+    except ValueError as error:
+      self.complain(error)
+      return
+    if not canvas:
+      self.complain("the last slot stays: without it, nothing is painted")
+      return
+    whole = states.State().canvases(slots)
+    await self.change(
+      canvas=None if canvas == whole[0] else canvas,
+      second_canvas=None if second == whole[1] else second,
+    )
+
+  def hover(self, image: int, slot: int | None) -> None:
+    """Highlights a slot on the images; None highlights no slot."""
+    if self._panel is not None and self.view is not None:
+      self._panel.highlight(self.view, image, slot)
+
+  def complain(self, error: Exception | str) -> None:
+    """Shows an error as one sentence."""
+    text = " ".join(str(error).split())
+    self._error_text.text = text[:1].upper() + text[1:] + "."
+    self._error.visible = True
+
+  async def _work(self):
+    """Answers until what is shown is what is wanted."""
+    if self._is_working:
+      return
+    self._is_working = True
+    try:
+      while self.view is None or self.wanted is not self.view.state:
+        state = self.wanted
+        self._set_busy(self._progress(state))
+        try:
+          view = await work(views.see, state, dict(self._own))
+          known = await work(views.examples, view.weights)
+        except ERRORS as error:
+          logging.debug("On the page:", exc_info=error)
+          self.complain(error)
+          if self.view is None and state == DEFAULT:
+            return
+          if self.wanted is state:
+            self.wanted = self.view.state if self.view else DEFAULT
+            if self.view:
+              self._controls.show(self.view, known=None)
+          continue
+        if self.wanted is state:
+          self.wanted = view.state
+        self.view = view
+        self._show(view, known)
+    finally:
+      self._is_working = False
+      self._set_busy(None)
+
+  def _show(self, view, known):
+    if self._panel is None or not self._panel.fits(view):
+      self._main.clear()
+      with self._main:
+        self._panel = panels.make(self, view)
+    self._panel.show(view, known)
+    self._controls.show(view, known)
+    self._about.text = controls.describe(view.weights)
+    self._note.visible = bool(view.note)
+    if view.note:
+      self._note_text.text = (
+        f"This image is of another kind than {view.weights.name} was trained"
+        f" on ({view.note}); the model may see nothing sensible."
+      )
+    ui.navigate.history.replace(f"/?{view.state.query()}")
+
+  def _progress(self, state):
+    """Says what takes long, if it does."""
+    name = state.workdir or state.pretrained
+    if self.view is None or self.view.weights.name != name:
+      return f"Loading {name} …"
+    weights = self.view.weights
+    num_slots = state.slots or weights.num_slots
+    num_iterations = state.iterations or weights.num_iterations
+    if not weights.is_compiled(num_slots, num_iterations):
+      iterations = f", T = {num_iterations}" if num_iterations else ""
+      return f"Compiling K = {num_slots}{iterations} …"
+    return ""
+
+  def _set_busy(self, text):
+    self._busy.style(f"visibility: {'hidden' if text is None else 'visible'}")
+    self._busy_text.text = text or ""
+    self._busy_text.props["data-busy"] = str(text is not None).lower()
+
+  async def _save_png(self):
+    await self._save(pictures.to_png, "slots.png", "image/png")
+
+  async def _save_npz(self):
+    await self._save(views.to_npz, "slots.npz", "application/octet-stream")
+
+  async def _save(self, make, name, kind):
+    if self.view is not None:
+      ui.download.content(await work(make, self.view), name, kind)
+
+  async def _show_link(self):
+    if self.view is None:
+      return
+    query = self.view.state.query()
+    origin = await ui.run_javascript("window.location.origin")
+    link = f"{origin}/?{query}"
+    line = f"python -m slot_attention.explore --view={shlex.quote(query)}"
+    with ui.dialog() as dialog, ui.card().classes("w-[640px] max-w-full"):
+      for label, text, name in (
+        ("Link, while this server runs", link, "link-text"),
+        ("Command line", line, "line-text"),
+      ):
+        field = ui.input(label, value=text).classes("w-full")
+        field.props(f"readonly outlined dense data-name={name}")
+        copy = functools.partial(ui.clipboard.write, text)
+        with field.add_slot("append"):
+          ui.button(icon="content_copy", on_click=copy).props("flat dense")
+      if "own" in (self.view.state.image.kind,):
+        html.span("Neither holds your own image.").classes("sa-help")
+    dialog.on_value_change(lambda event: event.value or dialog.delete())
+    dialog.open()
+
+  async def _turn_dark(self):
+    is_dark = await ui.run_javascript(
+      "document.body.classList.contains('body--dark')"
+    )
+    self._dark.value = not is_dark
