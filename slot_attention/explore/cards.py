@@ -3,7 +3,7 @@
 import functools
 import typing
 
-from nicegui import html
+from nicegui import html, ui
 
 from slot_attention.explore import pictures
 from slot_attention.explore.state import LETTERS, toggle
@@ -63,7 +63,7 @@ class _Card:
       with html.div().classes("sa-name"):
         html.span().classes("sa-dot")
         html.span(name)
-        self._what = html.span().classes("sa-what")
+        self._what = ui.label().classes("sa-what")
       self._paint = html.img().classes("sa-pixels")
       self._paint.props["alt"] = f"what slot {name} paints"
       self._attention = html.img().classes("sa-pixels")
@@ -72,24 +72,19 @@ class _Card:
   def show(self, view, seen, index, own):
     """Shows the slot; `index` is its place on the canvas, or None."""
     image, slot = self._place
+    source = view.second if image else view.first
     is_off = index is None
     self._card.classes(
       add="sa-off" if is_off else "", remove="" if is_off else "sa-off"
     )
     self._card.props["aria-pressed"] = str(not is_off).lower()
-    what = "removed" if image == own == 0 else ""
+    self._what.text = _what(view, seen, index, self._place, own)
     if index is not None:
-      piece = seen.canvas[index]
-      what = "" if image == own else "taken"
-      if piece.amount:
-        to = f"{LETTERS[piece.to_image]}{piece.to_slot + 1}"
-        what = f"{piece.amount:.0%} {to}"
       picture = pictures.cut_out(seen, index)
       self._paint.props["src"] = pictures.to_uri(picture)
-    elif image == 1:
-      what = "taken"
-    self._what.text = what
-    source = view.second if image else view.first
+    elif source is not None and "src" not in self._paint.props:
+      picture = pictures.cut_out_alone(source, slot)
+      self._paint.props["src"] = pictures.to_uri(picture)
     has_attention = source is not None and "attn" in source.outputs
     self._attention.visible = has_attention
     if has_attention:
@@ -97,6 +92,21 @@ class _Card:
       color = pictures.slot_color(view.state.slots, image, slot)
       picture = pictures.tint(brightness, color)
       self._attention.props["src"] = pictures.to_uri(picture)
+
+
+def _what(view, seen, index, place, own):
+  """Says in a word what became of a slot."""
+  other = view.first if own else view.second
+  is_elsewhere = other is not None and pictures.is_painted(other, *place)
+  if index is None:
+    return "swapped" if is_elsewhere else "removed"
+  piece = seen.canvas[index]
+  if piece.amount:
+    to = f"{LETTERS[piece.to_image]}{piece.to_slot + 1}"
+    return f"{piece.amount:.0%} {to}"
+  if place[0] != own:
+    return "taken"
+  return "taken" if own and is_elsewhere else ""
 
 
 async def click(page: "Page", image: int, slot: int) -> None:

@@ -104,7 +104,7 @@ class Controls:
       html.h2("Image")
       self._thumbs = html.div().classes("sa-thumbs")
       self._drop = ui.upload(
-        label="Drop an own image, or press +",
+        label="Drop your own image",
         auto_upload=True,
         max_file_size=50_000_000,
         on_upload=self._upload,

@@ -57,12 +57,12 @@ class Page:
     self._is_working = False
     self._panel: panels.Panel | None = None
     ui.add_css(Path(__file__).with_name("style.css"))
-    ui.colors(primary="#2f5fd0")
+    ui.colors(primary="#4a7cf0")
     self._dark = ui.dark_mode(None)
     with html.header().classes("sa-header"):
       html.h1("Slot Attention")
-      self._about = html.span().classes("sa-about")
-      self._busy_text = html.span().classes("sa-busy-text")
+      self._about = ui.label().classes("sa-about")
+      self._busy_text = ui.label().classes("sa-busy-text")
       self._busy_text.props("role=status data-name=busy")
       for icon, tip, name, handler in (
         ("link", "A link to this view", "link", self._show_link),
@@ -81,11 +81,11 @@ class Page:
       with html.main().classes("sa-column"):
         with html.div().classes("sa-error") as self._error:
           ui.icon("error_outline")
-          self._error_text = html.span()
+          self._error_text = ui.label()
           self._error_text.props("role=alert data-name=error")
         with html.div().classes("sa-note") as self._note:
           ui.icon("info")
-          self._note_text = html.span().props("data-name=note")
+          self._note_text = ui.label().props("data-name=note")
         self._main = html.div().classes("sa-column")
     self._error.visible = self._note.visible = False
 
@@ -149,9 +149,6 @@ class Page:
     except ValueError as error:
       self.complain(error)
       return
-    if not canvas:
-      self.complain("the last slot stays: without it, nothing is painted")
-      return
     whole = states.State().canvases(slots)
     await self.change(
       canvas=None if canvas == whole[0] else canvas,
@@ -165,8 +162,7 @@ class Page:
 
   def complain(self, error: Exception | str) -> None:
     """Shows an error as one sentence."""
-    text = " ".join(str(error).split())
-    self._error_text.text = text[:1].upper() + text[1:] + "."
+    self._error_text.text = " ".join(str(error).split())
     self._error.visible = True
 
   async def _work(self):

@@ -29,7 +29,11 @@ class Panel:
     self._playing = None
     has_painting = view.first.painting is not None
     with html.section().classes("sa-card"):
-      html.h2("What the model sees")
+      with html.div().classes("sa-title"):
+        html.h2("What the model sees")
+        label = "foreground ARI" if has_painting else "ARI of the attention"
+        html.span(label).classes("sa-help")
+        self._ari = ui.label().classes("sa-number").props("data-name=ari")
       with html.div().classes("sa-figures"):
         self._image = figure("Image", "image")
         if has_painting:
@@ -44,19 +48,15 @@ class Panel:
           with html.div().classes("sa-figure sa-trajectory"):
             html.figcaption("Trajectory of the slots")
             self._trajectory = ui.html(sanitize=False)
-        with html.div().classes("sa-number"):
-          self._ari = html.b().props("data-name=ari")
-          label = "foreground ARI" if has_painting else "ARI of the attention"
-          html.span(label).classes("sa-help")
       if view.state.iterations:
         self._build_time(view)
     if view.weights.is_set_prediction:
       with html.section().classes("sa-card"):
         html.h2("Predicted objects")
         html.p(
-          "Each row is a slot. Red is wrong: a class, a distance d above 0.5, or"
-          " a confidence on the wrong side of 0.5. Move over a row to see where"
-          " its slot looks."
+          "Each row is a slot. Red is wrong: a class, a distance d above 0.5,"
+          " or a confidence on the wrong side of 0.5. Move over a row to see"
+          " where its slot looks."
         ).classes("sa-help")
         self._table = ui.html(sanitize=False).classes("sa-table")
         self._table.props("data-name=table")
@@ -131,7 +131,7 @@ class Panel:
       self._time.on(
         "change", lambda: self._page.change(t=int(self._time.value))
       )
-      self._time_text = html.span().props("data-name=t-text")
+      self._time_text = ui.label().props("data-name=t-text")
     html.p(
       "Everything is shown after iteration t; the last one is what the model"
       " returns."
@@ -163,8 +163,8 @@ class Panel:
   def _build_blocks(self):
     page = self._page
     html.p(
-      "Click a slot to remove it or to bring it back. Choose a second image, and"
-      " click its slots to take them into this one."
+      "Click a slot to remove it or to bring it back. Choose a second image,"
+      " and click its slots to take them into this one."
     ).classes("sa-help")
     self._cards = cards.Cards(page, 0)
     with html.div().classes("sa-tools"):
@@ -177,11 +177,12 @@ class Panel:
         self._second_masks = figure("Masks", "second-masks")
       self._second_cards = cards.Cards(page, 1)
       with html.div().classes("sa-tools"):
-        self._mine = ui.select({}, label="slot of the image")
-        self._theirs = ui.select({}, label="of the second image")
+        self._mine = ui.select({}, label="this image's slot")
+        self._theirs = ui.select({}, label="second image's slot")
         for select, name in ((self._mine, "mine"), (self._theirs, "theirs")):
           select.props(f"dense outlined options-dense data-name={name}")
-          select.style("width: 150px")
+          select.style("width: 165px")
+          select.on_value_change(self._show_amount)
         ui.button("Swap", on_click=self._swap).props(
           "outline dense no-caps padding='4px 14px' data-name=swap"
         )
@@ -190,7 +191,7 @@ class Panel:
         self._amount.props("data-name=amount").props["aria-label"] = (
           "how far the slot is moved to that of the second image"
         )
-        self._amount.on_value_change(self._interpolate)
+        self._amount.on("update:model-value", self._interpolate, throttle=0.05)
     with html.div().classes("sa-tools"):
       ui.button("All slots back", icon="undo", on_click=self._reset).props(
         "flat dense no-caps data-name=reset"
@@ -225,6 +226,14 @@ class Panel:
       options = {k: f"{LETTERS[image]}{k + 1}" for k in range(view.state.slots)}
       if select.options != options:
         select.set_options(options, value=0)
+    self._show_amount()
+
+  def _show_amount(self):
+    """Shows how far the two slots that are selected are interpolated."""
+    view = self._page.view
+    ends = (0, self._mine.value, 1, self._theirs.value)
+    canvas = () if view is None else view.first.canvas
+    self._amount.value = sum(x.amount for x in canvas if x[:4] == ends)
 
   async def _choose(self, image):
     await self._page.change(second=image, canvas=None, second_canvas=None)
@@ -236,7 +245,7 @@ class Panel:
 
   async def _interpolate(self, event):
     slots = {"slot": self._mine.value, "other": self._theirs.value}
-    move = functools.partial(interpolate, **slots, amount=round(event.value, 2))
+    move = functools.partial(interpolate, **slots, amount=round(event.args, 2))
     await self._page.edit(lambda canvas, second: (move(canvas), second))
 
   async def _reset(self):

@@ -72,11 +72,15 @@ def cut_out(seen: Seen, index: int) -> np.ndarray:
   return visualization.cut_out(*parts)[0]
 
 
+def cut_out_alone(seen: Seen, slot: int) -> np.ndarray:
+  """Returns what the model painted for a slot of its image, [H, W, 3]."""
+  parts = (seen.outputs[x][slot][None] for x in ("recons", "masks"))
+  return visualization.cut_out(*parts)[0]
+
+
 def attention(view: View, seen: Seen) -> np.ndarray:
-  """Returns the attention of iteration t, [K, h, w]."""
-  size = seen.batch["images"].shape[1:3]
-  maps = visualization.attention_maps(seen.outputs["attn"][None], size)
-  return maps[0, view.state.t - 1]
+  """Returns the attention of iteration t, [K, h, w]; its largest value is 1."""
+  return _attention_maps(seen)[view.state.t - 1]
 
 
 def tint(brightness: np.ndarray, color: np.ndarray) -> np.ndarray:
@@ -130,7 +134,7 @@ def trajectory(view: View) -> str:
     view.first.outputs["slots_per_iteration"]
   )
   low, high = places.min((0, 1)), places.max((0, 1))
-  width, height = 340, 250
+  width, height = 340, 215
   span = np.maximum(high - low, 1e-6)
   x, y = np.moveaxis((places - low) / span, -1, 0)
   x, y = 28 + x * (width - 48), height - 30 - y * (height - 50)
@@ -257,9 +261,7 @@ def _draw_seen(view, seen):
   rows, labels = [first], [""]
   if "attn" in seen.outputs:
     own = int(seen is view.second)
-    size = seen.batch["images"].shape[1:3]
-    maps = visualization.attention_maps(seen.outputs["attn"][None], size)[0]
-    for t, at_t in enumerate(maps, 1):
+    for t, at_t in enumerate(_attention_maps(seen), 1):
       row = dict.fromkeys(first, blank)
       for piece, title in zip(pieces, colors):
         if piece.image == own:
@@ -272,6 +274,17 @@ def _draw_seen(view, seen):
   file = io.BytesIO()
   plots.draw_grid(file, rows, labels, colors)
   return PIL.Image.open(file).convert("RGB")
+
+
+def _attention_maps(seen):
+  """Returns the attention of all iterations, [T, K, h, w].
+
+  The largest value of each iteration is 1: attention that sums to 1 over the
+  inputs would be too dark to see.
+  """
+  size = seen.batch["images"].shape[1:3]
+  (maps,) = visualization.attention_maps(seen.outputs["attn"][None], size)
+  return maps / np.maximum(maps.max(axis=(1, 2, 3), keepdims=True), 1e-9)
 
 
 def _enlarge(brightness, shape):
@@ -300,12 +313,13 @@ def is_painted(seen: Seen, image: int, slot: int) -> bool:
 
 
 def score(view: View) -> str:
-  """Returns the ARI of the view in words; a dash where it has no meaning."""
+  """Returns the ARI of the view, or why there is none."""
   seen = view.first
   outputs = seen.outputs if seen.painting is None else seen.painting
-  is_edited = view.state.canvas is not None
-  if "segments" not in seen.batch or "ari" not in outputs or is_edited:
-    return "–"
+  if "segments" not in seen.batch or "ari" not in outputs:
+    return "unknown"
+  if view.state.canvas is not None:
+    return "edited"
   return f"{float(outputs['ari']):.3f}"
 
 
@@ -318,6 +332,8 @@ def table(view: View) -> str:
   now = [' class="sa-now"' if i == t else "" for i in range(num_iterations + 1)]
   head = ["<th>Slot</th>", f"<th>True (matched at t = {t})</th>" * has_truth]
   head += [f"<th{now[i]}>t = {i}</th>" for i in range(1, num_iterations + 1)]
+  if not view.state.iterations:
+    head[1:] = ["<th>True</th>" * has_truth, "<th>Predicted</th>"]
   lines = [f"<tr>{''.join(head)}</tr>"]
   maps = None
   if "attn" in view.first.outputs:
@@ -333,7 +349,7 @@ def table(view: View) -> str:
         image = f'<img class="sa-pixels" alt="attention" src="{uri}">'
       cells = [f'<td><span class="sa-dot"></span>{image}{k + 1}</td>']
     if has_truth:
-      cells.append(f"<td>{_to_html(row['true'] or [('–', False)])}</td>")
+      cells.append(f"<td>{_to_html(row['true'] or [('-', False)])}</td>")
     for i, words in enumerate(row["cells"], 1):
       is_faint = float(words[0][0]) < 0.5
       faint = ' class="sa-faint"' if is_faint else ""

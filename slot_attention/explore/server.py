@@ -30,7 +30,7 @@ def serve(host: str, port: int, query: Mapping[str, str], *, show: bool):
     query: of the first view.
     show: whether to open the page in a browser.
   """
-  first = f"/?{urllib.parse.urlencode(query)}"
+  first = f"/?{urllib.parse.urlencode(query)}" if query else "/"
   address = f"http://{host}:{port}{first}"
   app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
   app.on_startup(lambda: print(f"{address}\nCtrl-C closes it.", flush=True))

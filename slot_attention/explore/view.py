@@ -150,6 +150,9 @@ def see(state: State, own: Mapping[int, Own]) -> View:
   seen = [_see(weights, image, *arguments, x) for image, x in zip(images, own)]
   slots = [_slots(weights, outputs, state.t) for _, outputs in seen]
   canvases = state.canvases(state.slots)
+  paint = functools.partial(weights.paint, places=state.slots)
+  if weights.has_decoder:  # What a click then asks for is compiled already.
+    paint(np.concatenate(slots), seen[0][0])
   both = [*slots, None][:2]
   views = []
   for i, (batch, outputs) in enumerate(seen):
@@ -159,7 +162,7 @@ def see(state: State, own: Mapping[int, Own]) -> View:
       if given is None and state.t == state.iterations:
         painting = outputs
       else:
-        painting = weights.paint(compose(canvas, both), batch)
+        painting = paint(compose(canvas, both), batch)
     elif "masks" in outputs:
       painting = outputs
     views.append(Seen(batch, outputs, slots[i], canvas, painting))

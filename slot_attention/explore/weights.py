@@ -123,12 +123,13 @@ class Weights:
     key = ("see", num_slots, num_iterations)
     return self._call(key, see, arguments)
 
-  def paint(self, slots: np.ndarray, batch: Arrays) -> Arrays:
-    """Decodes any slots, with one program for each multiple of K.
+  def paint(self, slots: np.ndarray, batch: Arrays, *, places: int) -> Arrays:
+    """Decodes any slots, with one program for each number of places.
 
     Args:
       slots: [n, D], of any images; n is at least 1.
       batch: the image whose segments the masks are compared with.
+      places: up to this many slots, and up to its multiples, share a program.
 
     Returns:
       The decoder's outputs without the axis of the batch, and "ari".
@@ -139,10 +140,8 @@ class Weights:
     if not self.has_decoder:
       raise ValueError(f"the model of {self.name} does not paint slots alone")
     if not len(slots):
-      raise ValueError("the last slot cannot be removed: nothing would be left")
-    places = len(slots)
-    if self._pads:
-      places = -(-places // self.num_slots) * self.num_slots
+      raise ValueError("the last slot stays: without it, nothing is painted")
+    places = -(-len(slots) // places) * places if self._pads else len(slots)
     padded = np.zeros((1, places, slots.shape[1]), np.float32)
     padded[0, : len(slots)] = slots
     is_slot = (np.arange(places) < len(slots))[None] if self._pads else None
