@@ -42,8 +42,12 @@ def main(arguments: Sequence[str]) -> None:
     if flags[name].value:
       query[name] = flags[name].value
   server.check(query)
-  server.serve(HOST, _free_port(flags.port), query, show=flags.show)
-  raise KeyboardInterrupt("the page is closed; the same command opens it again")
+  try:
+    server.serve(HOST, _free_port(flags.port), query, show=flags.show)
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt(
+      "the page is closed; the same command opens it again"
+    ) from None
 
 
 def _free_port(port):

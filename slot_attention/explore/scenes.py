@@ -24,6 +24,7 @@ from slot_attention.explore.weights import Arrays, Weights
 _NUM_EXAMPLES = 12  # Of a run, whose examples are drawn.
 _SEED = 2**31 - 1  # No config has this seed, so the scenes are new.
 _ANY = "any"
+_CLEVR_FACTORS = {"shape": "shape", "material": "material", "color": "colour"}
 
 
 class Factor(NamedTuple):
@@ -110,8 +111,8 @@ def factors(config: ml_collections.ConfigDict) -> list[Factor]:
     return [
       Factor("num_objects", "objects", most, 1, clevr.MAX_OBJECTS),
       *(
-        Factor(name, name, 0, choices=(_ANY, *clevr.PROPERTIES[name]))
-        for name in ("shape", "material", "color")
+        Factor(name, label, 0, choices=(_ANY, *clevr.PROPERTIES[name]))
+        for name, label in _CLEVR_FACTORS.items()
       ),
     ]
   return []
@@ -252,7 +253,7 @@ def _draw_clevr(config, seed, values):
     [seed], seed=_SEED, min_objects=number, max_objects=number
   )
   classes = dict(scenes.classes)
-  for name in ("shape", "material", "color"):
+  for name in _CLEVR_FACTORS:
     if values[name]:
       classes[name] = np.full_like(classes[name], values[name] - 1)
   options = _options(config)

@@ -186,7 +186,10 @@ def test_the_picture_of_a_view_holds_its_link_and_all_its_slots():
     (0, 1, True), (1, 0, True), (0, 2, False), (1, 3, True)
   ):  # fmt: skip
     color = np.rint(255 * pictures.slot_color(4, image, slot))
-    assert (np.abs(pixels - color).max(-1) <= 1).any() == is_there, (image, slot)
+    assert (np.abs(pixels - color).max(-1) <= 1).any() == is_there, (
+      image,
+      slot,
+    )
 
 
 def test_a_slot_has_one_colour_in_masks_and_attention():
