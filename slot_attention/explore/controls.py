@@ -141,6 +141,9 @@ class Controls:
       self._scene_seed.show(state.image.number)
       for name, value in state.image.factors:
         self._factors[name].show(value)
+    elif known is None:  # The scene that was asked for cannot be drawn.
+      for factor in self._factors.values():
+        factor.reset()
 
   def _show_weights(self, weights, known):
     name = weights.name
@@ -181,10 +184,29 @@ class Controls:
     self._drop.reset()
 
   async def _set_slots(self, value):
-    await self._page.change(slots=value, canvas=None, second_canvas=None)
+    if self._takes(num_slots=value):
+      await self._page.change(slots=value, canvas=None, second_canvas=None)
 
   async def _set_iterations(self, value):
-    await self._page.change(iterations=value, t=0)
+    if self._takes(num_iterations=value):
+      await self._page.change(iterations=value, t=0)
+
+  def _takes(self, num_slots=None, num_iterations=None):
+    """Returns whether the weights take another K or T, or says why not."""
+    view = self._page.view
+    if view is None:
+      return False
+    if num_slots is None:
+      num_slots = view.state.slots
+    if num_iterations is None:
+      num_iterations = view.state.iterations
+    try:
+      view.weights.check(num_slots, num_iterations)
+    except ValueError as error:
+      self._page.complain(error)
+      self.show(view, known=None)
+      return False
+    return True
 
   async def _show_image(self, image):
     await self._page.change(image=image, canvas=None, second_canvas=None)
@@ -218,7 +240,12 @@ class _Factor:
         select.props(f"data-name={factor.name}")
       select.on("update:model-value", handler)
       self.show, self._value = select.set_value, lambda: select.value
-    self.show(factor.default)
+    self._default = factor.default
+    self.reset()
+
+  def reset(self) -> None:
+    """Shows the default."""
+    self.show(self._default)
 
   @property
   def value(self) -> int:

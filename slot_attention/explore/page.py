@@ -53,6 +53,7 @@ class Page:
     self.view: views.View | None = None
     self.wanted = DEFAULT
     self._query = query
+    self._client = ui.context.client
     self._own: dict[int, views.Own] = {}
     self._is_working = False
     self._panel: panels.Panel | None = None
@@ -171,29 +172,44 @@ class Page:
       return
     self._is_working = True
     try:
-      while self.view is None or self.wanted is not self.view.state:
-        state = self.wanted
-        self._set_busy(self._progress(state))
-        try:
-          view = await work(views.see, state, dict(self._own))
-          known = await work(views.examples, view.weights)
-        except ERRORS as error:
-          logging.debug("On the page:", exc_info=error)
-          self.complain(error)
-          if self.view is None and state == DEFAULT:
+      # The element whose event this is may be gone when the answer is there.
+      with self._client:
+        while self.view is None or self.wanted is not self.view.state:
+          if not await self._answer(self.wanted):
             return
-          if self.wanted is state:
-            self.wanted = self.view.state if self.view else DEFAULT
-            if self.view:
-              self._controls.show(self.view, known=None)
-          continue
-        if self.wanted is state:
-          self.wanted = view.state
-        self.view = view
-        self._show(view, known)
     finally:
       self._is_working = False
       self._set_busy(None)
+
+  async def _answer(self, state):
+    """Shows a state, or why it cannot be shown.
+
+    Returns:
+      Whether the page lives on.
+    """
+    self._set_busy(self._progress(state))
+    try:
+      view = await work(views.see, state, dict(self._own))
+      known = await work(views.examples, view.weights)
+    except ERRORS as error:
+      if self._client.is_deleted:
+        return False
+      logging.debug("On the page:", exc_info=error)
+      self.complain(error)
+      if self.view is None and state == DEFAULT:
+        return False
+      if self.wanted is state:
+        self.wanted = self.view.state if self.view else DEFAULT
+        if self.view:
+          self._controls.show(self.view, known=None)
+      return True
+    if self._client.is_deleted:
+      return False
+    if self.wanted is state:
+      self.wanted = view.state
+    self.view = view
+    self._show(view, known)
+    return True
 
   def _show(self, view, known):
     if self._panel is None or not self._panel.fits(view):
@@ -236,8 +252,11 @@ class Page:
     await self._save(views.to_npz, "slots.npz", "application/octet-stream")
 
   async def _save(self, make, name, kind):
-    if self.view is not None:
-      ui.download.content(await work(make, self.view), name, kind)
+    if self.view is None:
+      return
+    content = await work(make, self.view)
+    if not self._client.is_deleted:
+      ui.download.content(content, name, kind)
 
   async def _show_link(self):
     if self.view is None:

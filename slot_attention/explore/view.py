@@ -93,11 +93,13 @@ def complete(state: State, weights: Weights) -> State:
   """Fills in the K, T and t that are 0.
 
   Raises:
-    ValueError: for K, T or t out of range.
+    ValueError: for K, T, t or a seed out of range.
   """
   num_slots = state.slots or weights.num_slots
   num_iterations = state.iterations or weights.num_iterations
   weights.check(num_slots, num_iterations)
+  if not 0 <= state.seed < 2**31:
+    raise ValueError(f"seed={state.seed} must be from 0 to {2**31 - 1}")
   t = state.t or num_iterations
   if t > num_iterations:
     raise ValueError(f"t={t} must be from 1 to {num_iterations} iterations")

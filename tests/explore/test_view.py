@@ -116,6 +116,7 @@ def test_one_program_serves_every_seed_image_and_edit():
   [
     ({"slots": 99}, "num_slots=99 must be from 1 to 24"),
     ({"iterations": 17}, "num_iterations=17 must be from 1 to 16"),
+    ({"seed": -1}, "seed=-1 must be from 0 to"),
     ({"t": 4}, "t=4 must be from 1 to 3"),
     ({"image": Image("example", 16)}, "example:16 must be from 0 to 15"),
     ({"image": Image("own", 0)}, "a link does not hold an own image"),
