@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # earlier ones.
 PLACES = (
   {"main"},
+  {"explore"},
   {"__main__", "predict", "convert"},
   {"paper"},
   {"pretrained"},

@@ -17,6 +17,7 @@ COMMANDS = (
   "slot_attention.__main__",
   "slot_attention.convert",
   "slot_attention.data.prepare",
+  "slot_attention.explore.__main__",
   "slot_attention.paper.figures",
   "slot_attention.paper.reproduce",
   "slot_attention.predict",
@@ -212,6 +213,23 @@ def test_configs_are_found_without_the_clone_as_the_current_folder(
   flags.parse(arguments)
   assert "slot_mlp" in flags.config.model
   assert command.import_configs().__file__ == str(ROOT / "configs/__init__.py")
+
+
+def test_a_run_or_weights_exclude_each_other_and_may_be_left_out():
+  for is_needed, arguments, is_right in (
+    (True, [], False),
+    (True, ["--workdir=a"], True),
+    (False, [], True),
+    (False, ["--pretrained=b"], True),
+    (False, ["--workdir=a", "--pretrained=b"], False),
+  ):
+    flags = command.Flags("A command.")
+    flags.define_run(is_needed=is_needed)
+    if is_right:
+      assert flags.parse(arguments) == []
+    else:
+      with pytest.raises(command.UsageError, match="give either --workdir or"):
+        flags.parse(arguments)
 
 
 def test_flags_of_two_commands_are_independent():

@@ -1,5 +1,6 @@
 """Tests of predictions for images of the user."""
 
+import io
 import json
 
 import numpy as np
@@ -175,6 +176,14 @@ def test_images_of_every_depth_and_mode_are_read_as_they_look(tmp_path):
     PIL.Image.fromarray(pixels).save(path)
     with pytest.raises(ValueError, match=f"unknown.tif cannot be .*{words}"):
       predict.read_image(path)
+
+
+def test_a_file_that_is_not_on_this_disk_is_read_and_named(tmp_path):
+  content = save(tmp_path / "a.png", noise(5, 4, 3)).read_bytes()
+  pixels = predict.read_image("b.png", io.BytesIO(content))
+  np.testing.assert_array_equal(pixels, noise(5, 4, 3))
+  with pytest.raises(ValueError, match="b.png cannot be read: .*truncated"):
+    predict.read_image("b.png", io.BytesIO(content[:60]))
 
 
 def test_unreadable_files_are_named_and_nothing_is_written(tmp_path):

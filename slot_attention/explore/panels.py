@@ -38,7 +38,9 @@ class Panel:
         self._image = figure("Image", "image")
         if has_painting:
           self._recon = figure("Reconstruction", "reconstruction")
-          self._masks = figure("Masks (click removes a slot)", "masks")
+          self._masks = figure("Masks", "masks")
+          if view.first.slots is not None:
+            self._masks.classes("sa-click")
           click = "(e) => emit([e.offsetX / e.target.clientWidth,"
           click += " e.offsetY / e.target.clientHeight])"
           self._masks.on("click", self._click_masks, js_handler=click)
@@ -163,8 +165,9 @@ class Panel:
   def _build_blocks(self):
     page = self._page
     html.p(
-      "Click a slot to remove it or to bring it back. Choose a second image,"
-      " and click its slots to take them into this one."
+      "Click a slot, or its pixels in the masks, to remove it or to bring it"
+      " back. Choose a second image, and click its slots to take them into this"
+      " one."
     ).classes("sa-help")
     self._cards = cards.Cards(page, 0)
     with html.div().classes("sa-tools"):

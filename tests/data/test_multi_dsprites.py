@@ -111,6 +111,21 @@ def test_the_number_of_sprites_is_uniform_over_its_range(variant):
   assert (present[:, :-1] >= present[:, 1:]).all()
 
 
+def test_the_number_of_sprites_can_be_chosen():
+  for count in (2, 5):
+    scenes = multi_dsprites.sample(
+      np.random.default_rng(0),
+      50,
+      variant="colored_on_grayscale",
+      num_sprites=count,
+    )
+    np.testing.assert_array_equal((scenes.shapes > 0).sum(axis=1), count)
+  with pytest.raises(ValueError, match="num_sprites=4 must be from 2 to 3"):
+    multi_dsprites.sample(
+      np.random.default_rng(0), 1, variant="binarized", num_sprites=4
+    )
+
+
 def test_the_factors_are_uniform_over_the_grid_of_dsprites():
   scenes = sample("colored_on_colored", 20_000)
   present = scenes.shapes > 0

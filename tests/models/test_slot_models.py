@@ -144,6 +144,26 @@ def test_decoding_slots_of_the_last_iteration_gives_the_reconstruction():
   assert np.abs(first - last).max() > 1e-4
 
 
+def test_slots_that_are_no_slots_are_as_if_they_were_not_there():
+  module = small_discovery()
+  images = jax.random.uniform(jax.random.key(2), (B, H, W, C), minval=-1)
+  variables = jax.jit(module.init)(RNGS, images)
+  slots = jax.random.normal(jax.random.key(3), (B, K, D))
+  is_slot = jnp.arange(K)[None] != jnp.arange(B)[:, None]  # Slot b of image b.
+  decoded = module.apply(variables, slots, is_slot, method="decode")
+  for b in range(B):
+    alone = module.apply(
+      variables, jnp.delete(slots[b : b + 1], b, axis=1), method="decode"
+    )
+    np.testing.assert_array_equal(decoded["masks"][b, b], 0)
+    for name in ("masks", "recons"):
+      kept = jnp.delete(decoded[name][b], b, axis=0)
+      np.testing.assert_allclose(kept, alone[name][0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+      decoded["recon_combined"][b], alone["recon_combined"][0], atol=1e-5
+    )
+
+
 def test_set_prediction_returns_what_it_documents():
   module = slot_models.SetPrediction(
     encoder=slot_models.Encoder(features=(6, 7), strides=(1, 2), mlp_size=9),
