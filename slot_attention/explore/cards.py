@@ -1,22 +1,19 @@
 """A card for every slot: its name, what it paints, and its attention."""
 
 import functools
-import typing
 
 from nicegui import html, ui
 
 from slot_attention.explore import pictures
 from slot_attention.explore.state import LETTERS, toggle
 from slot_attention.explore.view import Seen, View
-
-if typing.TYPE_CHECKING:
-  from slot_attention.explore.page import Page
+from slot_attention.explore.visit import Visit
 
 
 class Cards:
   """The slots of one image, and those that were taken into it."""
 
-  def __init__(self, page: "Page", image: int):
+  def __init__(self, page: Visit, image: int):
     """Makes an empty row of cards.
 
     Args:
@@ -109,7 +106,7 @@ def _what(view, seen, index, place, own):
   return "taken" if own and is_elsewhere else ""
 
 
-async def click(page: "Page", image: int, slot: int) -> None:
+async def click(page: Visit, image: int, slot: int) -> None:
   """Removes a slot from the image, or puts it there."""
   view = page.view
   if view is None:

@@ -1,7 +1,6 @@
 """The left side of the page: weights, images, K, T and the seed."""
 
 import functools
-import typing
 
 from nicegui import html, ui
 
@@ -9,6 +8,7 @@ from slot_attention import pretrained
 from slot_attention.explore import pictures, scenes
 from slot_attention.explore.state import Image
 from slot_attention.explore.view import View
+from slot_attention.explore.visit import Visit
 from slot_attention.explore.weights import (
   MAX_ITERATIONS,
   MAX_SLOTS,
@@ -16,10 +16,8 @@ from slot_attention.explore.weights import (
   Weights,
 )
 
-if typing.TYPE_CHECKING:
-  from slot_attention.explore.page import Page
-
 MAX_SEED = 99  # Of the sliders; a number can be larger.
+_MAX_BYTES = 50_000_000  # Of an own image.
 
 
 def describe(weights: Weights) -> str:
@@ -77,7 +75,7 @@ class NumberSlider:
 class Controls:
   """The controls of a page."""
 
-  def __init__(self, page: "Page"):
+  def __init__(self, page: Visit):
     self._page = page
     self._weights = None
     with html.section().classes("sa-card"):
@@ -106,7 +104,7 @@ class Controls:
       self._drop = ui.upload(
         label="Drop your own image",
         auto_upload=True,
-        max_file_size=50_000_000,
+        max_file_size=_MAX_BYTES,
         on_upload=self._upload,
         on_rejected=lambda: page.complain("the file has more than 50 MB"),
       )
@@ -137,13 +135,13 @@ class Controls:
       image.classes(
         add="sa-chosen" if chosen else "", remove="" if chosen else "sa-chosen"
       )
-    if state.image.kind == "draw":
-      self._scene_seed.show(state.image.number)
-      for name, value in state.image.factors:
-        self._factors[name].show(value)
-    elif known is None:  # The scene that was asked for cannot be drawn.
-      for factor in self._factors.values():
-        factor.reset()
+    is_scene = state.image.kind == "draw"
+    if is_scene or known is None:
+      # Else the sliders stay at the last scene, from which the next one starts.
+      self._scene_seed.show(state.image.number if is_scene else 0)
+      values = dict(state.image.factors)
+      for name, factor in self._factors.items():
+        factor.show(values.get(name, factor.default))
 
   def _show_weights(self, weights, known):
     name = weights.name
@@ -240,12 +238,8 @@ class _Factor:
         select.props(f"data-name={factor.name}")
       select.on("update:model-value", handler)
       self.show, self._value = select.set_value, lambda: select.value
-    self._default = factor.default
-    self.reset()
-
-  def reset(self) -> None:
-    """Shows the default."""
-    self.show(self._default)
+    self.default = factor.default
+    self.show(self.default)
 
   @property
   def value(self) -> int:

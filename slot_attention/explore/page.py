@@ -25,7 +25,6 @@ from slot_attention.explore import view as views
 DEFAULT = states.State(pretrained="quickstart")
 # What `command.run` also reports in one line.
 ERRORS = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
-MAX_BYTES = 50_000_000  # Of an own image.
 
 WORKER = concurrent.futures.ThreadPoolExecutor(1, "explore")
 
@@ -54,7 +53,7 @@ class Page:
     self.wanted = DEFAULT
     self._query = query
     self._client = ui.context.client
-    self._own: dict[int, views.Own] = {}
+    self._own: views.Own | None = None
     self._is_working = False
     self._panel: panels.Panel | None = None
     ui.add_css(Path(__file__).with_name("style.css"))
@@ -129,11 +128,9 @@ class Page:
     except ERRORS as error:
       self.complain(error)
       return
-    number = len(self._own)
-    self._own.clear()  # Only the last one can still be shown.
-    self._own[number] = views.Own(pixels)
+    self._own = views.Own(pixels)
     await self.change(
-      image=states.Image("own", number), canvas=None, second_canvas=None
+      image=states.Image("own"), canvas=None, second_canvas=None
     )
 
   async def edit(self, change: Callable[[states.Canvas, states.Canvas], Any]):
@@ -189,7 +186,7 @@ class Page:
     """
     self._set_busy(self._progress(state))
     try:
-      view = await work(views.see, state, dict(self._own))
+      view = await work(views.see, state, self._own)
       known = await work(views.examples, view.weights)
     except ERRORS as error:
       if self._client.is_deleted:
@@ -215,7 +212,7 @@ class Page:
     if self._panel is None or not self._panel.fits(view):
       self._main.clear()
       with self._main:
-        self._panel = panels.make(self, view)
+        self._panel = panels.Panel(self, view)
     self._panel.show(view, known)
     self._controls.show(view, known)
     self._about.text = controls.describe(view.weights)
@@ -275,7 +272,7 @@ class Page:
         copy = functools.partial(ui.clipboard.write, text)
         with field.add_slot("append"):
           ui.button(icon="content_copy", on_click=copy).props("flat dense")
-      if "own" in (self.view.state.image.kind,):
+      if self.view.state.image.kind == "own":
         html.span("Neither holds your own image.").classes("sa-help")
     dialog.on_value_change(lambda event: event.value or dialog.delete())
     dialog.open()

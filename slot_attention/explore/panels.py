@@ -1,29 +1,21 @@
 """The right side of the page: what the model sees, slots, building blocks."""
 
 import functools
-import typing
 
 from nicegui import html, ui
 
 from slot_attention.explore import cards, controls, pictures
 from slot_attention.explore.state import LETTERS, Image, interpolate, swap
 from slot_attention.explore.view import View
-
-if typing.TYPE_CHECKING:
-  from slot_attention.explore.page import Page
+from slot_attention.explore.visit import Visit
 
 _STEP_SECONDS = 0.7  # Of the animation.
-
-
-def make(page: "Page", view: View) -> "Panel":
-  """Builds the panel that fits a view into the current element."""
-  return Panel(page, view)
 
 
 class Panel:
   """Everything that a view of these weights, K and T needs."""
 
-  def __init__(self, page: "Page", view: View):
+  def __init__(self, page: Visit, view: View):
     self._page = page
     self._key = _key(view)
     self._playing = None
@@ -110,7 +102,7 @@ class Panel:
   def highlight(self, view: View, image: int, slot: int | None) -> None:
     """Shows where a slot is, on the images that have it."""
     shown = [(view.first, self._image)]
-    if view.second is not None:
+    if view.second is not None and view.first.slots is not None:
       shown.append((view.second, self._second_image))
     for i, (seen, element) in enumerate(shown):
       if slot is None:

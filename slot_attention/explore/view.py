@@ -4,7 +4,6 @@ Letters in shapes: H and W image, C colour channels, T iterations, N inputs, K
 slots, D slot size.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import functools
 import io
@@ -134,12 +133,12 @@ def find(weights: Weights, image: Image, own: Own | None) -> Arrays:
   return known[image.number]
 
 
-def see(state: State, own: Mapping[int, Own]) -> View:
+def see(state: State, own: Own | None = None) -> View:
   """Computes what a page shows. It compiles for a new K or T.
 
   Args:
     state: what to show.
-    own: the visitor's images by their numbers.
+    own: the visitor's image.
 
   Raises:
     ValueError: says in one sentence what cannot be shown.
@@ -148,8 +147,11 @@ def see(state: State, own: Mapping[int, Own]) -> View:
   state = complete(state, weights)
   arguments = (state.slots, state.iterations, state.seed)
   images = [x for x in (state.image, state.second) if x is not None]
-  own = [own.get(x.number) if x.kind == "own" else None for x in images]
-  seen = [_see(weights, image, *arguments, x) for image, x in zip(images, own)]
+  sources = [own if x.kind == "own" else None for x in images]
+  seen = [
+    _see(weights, image, *arguments, source)
+    for image, source in zip(images, sources)
+  ]
   slots = [_slots(weights, outputs, state.t) for _, outputs in seen]
   canvases = state.canvases(state.slots)
   paint = functools.partial(weights.paint, places=state.slots)
@@ -165,11 +167,12 @@ def see(state: State, own: Mapping[int, Own]) -> View:
         painting = outputs
       else:
         painting = paint(compose(canvas, both), batch)
-    elif "masks" in outputs:
-      painting = outputs
+    else:  # Canvases are of slots that can be painted.
+      canvas = State().canvases(state.slots)[i]
+      painting = outputs if "masks" in outputs else None
     views.append(Seen(batch, outputs, slots[i], canvas, painting))
   note = ""
-  if own[0] is not None:
+  if sources[0] is not None:
     note = scenes.difference(examples(weights), views[0].batch)
   return View(state, weights, views[0], (*views, None)[1], note)
 

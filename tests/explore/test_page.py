@@ -192,7 +192,7 @@ def slide(page, name, share):
 @needs_chromium
 def test_the_page_shows_what_the_model_sees(visit):
   page = visit()
-  seen = view.see(State(pretrained="quickstart"), {})
+  seen = view.see(State(pretrained="quickstart"))
   for name, picture in (
     ("image", pictures.photo(seen.first)),
     ("reconstruction", pictures.reconstruction(seen.first)),
@@ -301,10 +301,7 @@ def test_slots_are_removed_and_come_back(visit):
   page.click("[data-slot=a1]")
   wait_for_query(page, canvas="a2-a3-a4")
   seen = view.see(
-    State(
-      pretrained="quickstart", canvas=tuple(Piece(0, k) for k in (1, 2, 3))
-    ),
-    {},
+    State(pretrained="quickstart", canvas=tuple(Piece(0, k) for k in (1, 2, 3)))
   )
   np.testing.assert_allclose(
     pixels(page, "reconstruction"),
@@ -347,8 +344,7 @@ def test_slots_of_a_second_image_are_taken_swapped_and_interpolated(visit):
   canvases = state.canvases(4)
   canvas = (*canvases[0][1:], Piece(1, 0))
   seen = view.see(
-    State(pretrained="quickstart", second=Image("example", 1), canvas=canvas),
-    {},
+    State(pretrained="quickstart", second=Image("example", 1), canvas=canvas)
   )
   np.testing.assert_allclose(
     pixels(page, "reconstruction"),
@@ -375,7 +371,7 @@ def test_a_slot_is_highlighted_while_the_pointer_is_on_it(visit):
   before = source(page, "image")
   page.hover("[data-slot=a2].sa-slot")
   wait_for_change(page, "image", before)
-  seen = view.see(State(pretrained="quickstart"), {})
+  seen = view.see(State(pretrained="quickstart"))
   expected = pictures.highlight(seen, seen.first, 0, 1)
   np.testing.assert_allclose(pixels(page, "image"), expected, atol=0.02)
   page.mouse.move(2, 2)
@@ -407,7 +403,7 @@ def test_set_prediction_has_a_table_whose_rows_highlight_slots(visit):
   page.hover("tr[data-slot='1'] td:last-child")
   wait_for_change(page, "image", before)
   state = State(pretrained="clevr_set_prediction_small")
-  seen = view.see(state, {})
+  seen = view.see(state)
   expected = pictures.highlight(seen, seen.first, 0, 0)
   np.testing.assert_allclose(pixels(page, "image"), expected, atol=0.05)
   assert "no decoder" in page.inner_text(named("no-blocks"))

@@ -20,7 +20,7 @@ SECOND = Image("example", 1)
 
 
 def see(**fields):
-  return view.see(State(**{"pretrained": "quickstart", **fields}), {})
+  return view.see(State(**{"pretrained": "quickstart", **fields}))
 
 
 def save_run(workdir, config):
@@ -40,8 +40,8 @@ def test_the_view_is_what_predict_writes_for_the_same_image(tmp_path):
   predict.main(
     ["--pretrained=quickstart", f"--to={tmp_path}", "--num_slots=5", str(path)]
   )
-  own = {4: view.Own(predict.read_image(path))}
-  state = State(pretrained="quickstart", image=Image("own", 4), slots=5)
+  own = view.Own(predict.read_image(path))
+  state = State(pretrained="quickstart", image=Image("own"), slots=5)
   seen = view.see(state, own)
   example = see(image=Image("example", 2), slots=5)
   with np.load(tmp_path / "a" / "outputs.npz") as outputs:
@@ -119,7 +119,7 @@ def test_one_program_serves_every_seed_image_and_edit():
     ({"seed": -1}, "seed=-1 must be from 0 to"),
     ({"t": 4}, "t=4 must be from 1 to 3"),
     ({"image": Image("example", 16)}, "example:16 must be from 0 to 15"),
-    ({"image": Image("own", 0)}, "a link does not hold an own image"),
+    ({"image": Image("own")}, "a link does not hold an own image"),
     ({"canvas": (Piece(1, 0),)}, "the second image is missing"),
     ({"canvas": (Piece(0, 4),)}, "slot a5 is not one of 4"),
     ({"canvas": ()}, "the last slot stays"),
@@ -132,8 +132,8 @@ def test_what_cannot_be_shown_is_said_in_one_sentence(fields, words):
 
 
 def test_an_image_of_another_kind_is_noted():
-  own = {0: view.Own(np.full((30, 20, 3), 200, np.uint8))}
-  state = State(pretrained="quickstart", image=Image("own", 0))
+  own = view.Own(np.full((30, 20, 3), 200, np.uint8))
+  state = State(pretrained="quickstart", image=Image("own"))
   assert "its brightness is 0.78, theirs are" in view.see(state, own).note
 
 
@@ -147,20 +147,20 @@ def test_the_baseline_and_the_rivals_work_or_say_what_they_lack(
     changed = config.copy_and_resolve_references()
     use(changed)
     workdir = save_run(tmp_path / use.__name__, changed)
-    seen = view.see(State(workdir=workdir), {})
+    seen = view.see(State(workdir=workdir))
     assert seen.first.painting["masks"].shape[1:] == (12, 12, 1)
     assert (seen.first.slots is not None) == decodes
     assert len(pictures.to_png(seen)) > 1_000
     if decodes:
       state = State(workdir=workdir, canvas=(Piece(0, 2), Piece(0, 3)))
-      painting = view.see(state, {}).first.painting
+      painting = view.see(state).first.painting
       np.testing.assert_allclose(painting["masks"].sum(0), 1, atol=1e-5)
     if use is use_slot_mlp:
       with pytest.raises(ValueError, match="num_slots=4: the Slot MLP of"):
-        view.see(State(workdir=workdir, slots=4), {})
+        view.see(State(workdir=workdir, slots=4))
     if use is not use_iodine:
       with pytest.raises(ValueError, match="num_iterations=2: the model of"):
-        view.see(State(workdir=workdir, iterations=2), {})
+        view.see(State(workdir=workdir, iterations=2))
 
 
 def test_the_arrays_of_a_view_are_exported():
@@ -241,7 +241,7 @@ def test_predictions_stand_beside_the_objects_that_the_loss_matches():
 
 def test_a_run_of_set_prediction_is_shown(tmp_path):
   workdir = make_run(tmp_path / "run", "clevr_set_prediction_small")
-  seen = view.see(State(workdir=str(workdir), slots=3), {})
+  seen = view.see(State(workdir=str(workdir), slots=3))
   assert seen.first.painting is None and seen.first.slots is None
   assert len(pictures.predictions(seen)) >= 3
   assert pictures.score(seen) != "unknown"
