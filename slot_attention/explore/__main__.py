@@ -10,6 +10,7 @@ own images. Ctrl-C closes it. docs/explore.md says what the page shows.
 """
 
 from collections.abc import Sequence
+import contextlib
 import importlib.util
 import socket
 import urllib.parse
@@ -42,12 +43,9 @@ def main(arguments: Sequence[str]) -> None:
     if flags[name].value:
       query[name] = flags[name].value
   server.check(query)
-  try:
+  with contextlib.suppress(KeyboardInterrupt):
     server.serve(HOST, _free_port(flags.port), query, show=flags.show)
-  except KeyboardInterrupt:
-    raise KeyboardInterrupt(
-      "the page is closed; the same command opens it again"
-    ) from None
+  raise KeyboardInterrupt("the page is closed; the same command opens it again")
 
 
 def _free_port(port):
