@@ -145,8 +145,8 @@ class Controls:
 
   def _show_weights(self, weights, known):
     name = weights.name
-    self._select.value = name if name in self._select.options else None
-    self._folder.value = "" if name in self._select.options else name
+    self._select.value = name if weights.is_shipped else None
+    self._folder.value = "" if weights.is_shipped else name
     self._thumbs.clear()
     with self._thumbs:
       self._images = thumbnails(
@@ -170,7 +170,9 @@ class Controls:
   async def _choose(self, event):
     """Opens the weights that a visitor selects."""
     view = self._page.view
-    if event.value and view is not None and event.value != view.weights.name:
+    if view is None or not event.value:
+      return
+    if event.value != view.weights.name or not view.weights.is_shipped:
       await self._page.open(event.value, None)
 
   async def _open_folder(self):

@@ -15,6 +15,7 @@ from slot_attention.data import (
   clevr,
   clevr_scenes,
   datasets,
+  loading,
   multi_dsprites,
   store,
   tetrominoes,
@@ -50,18 +51,16 @@ class Factor(NamedTuple):
 def examples(weights: Weights) -> list[Arrays]:
   """Returns the examples of weights, or scenes of a run's generator.
 
-  Examples of an original data set that cannot be drawn are an empty list.
+  If there is no generator, they are the first evaluation examples of the
+  prepared data, or a grey image where none is prepared.
   """
-  if weights.name in pretrained.names():
+  if weights.is_shipped:
     arrays = pretrained.load_examples(weights.name)
     del arrays["example_ids"]
-    return [
-      {name: x[i : i + 1] for name, x in arrays.items()}
-      for i in range(len(arrays["images"]))
-    ]
+    return _one_by_one(arrays)
   options = factors(weights.run.config)
   if not options:
-    return []
+    return _one_by_one(_prepared(weights.run.config.data))
   number = options[0]
   fewest = min(3, number.default) if number.low == 1 else number.low
   return [
@@ -174,9 +173,9 @@ def difference(known: list[Arrays], batch: Arrays) -> str:
 
   Returns:
     Words such as "its brightness is 0.71, theirs are 0.10 to 0.22", or "" if
-    nothing differs or no image is known.
+    nothing differs or fewer than two images are known.
   """
-  if not known:
+  if len(known) < 2:
     return ""
   table = [_statistics(x["images"][0]) for x in known]
   for name, value in _statistics(batch["images"][0]).items():
@@ -197,6 +196,22 @@ def _statistics(image):
     "colourfulness": float((x.max(-1) - x.min(-1)).mean()),
     "detail": float(np.mean(steps)),
   }
+
+
+def _one_by_one(arrays):
+  """Splits a batch into batches of one."""
+  return [
+    {name: x[i : i + 1] for name, x in arrays.items()}
+    for i in range(len(arrays["images"]))
+  ]
+
+
+def _prepared(data):
+  """Returns evaluation examples of prepared data, or a grey image."""
+  if loading.prepared_sets(data.data_dir, f"{data.name}-{data.source}"):
+    split = loading.load(data).splits["eval"]
+    return split.take(np.arange(min(_NUM_EXAMPLES, len(split))))
+  return {"images": np.full((1, *datasets.image_shape(data)), 128, np.uint8)}
 
 
 def _options(config):

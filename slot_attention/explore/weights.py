@@ -30,6 +30,7 @@ class Weights:
 
   Attributes:
     name: of the weights, or folder of the run.
+    is_shipped: whether the weights come with the package.
     run: the loaded run.
     num_slots: K of the training.
     num_iterations: T of the training; 0 if the model has no iterations.
@@ -45,6 +46,7 @@ class Weights:
     """
     self.run = pretrained.load_any(workdir, name)
     self.name = workdir or name
+    self.is_shipped = not workdir
     section = tasks.slots_section(self.run.config)
     self.num_slots = section.num_slots
     self.num_iterations = section.get("num_iterations", 0)

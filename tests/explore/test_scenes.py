@@ -1,10 +1,13 @@
 """Tests of the images of the page to explore slots."""
 
+import types
+
 import numpy as np
 import pytest
 
 import configs
 from slot_attention import pretrained
+from slot_attention.data import loading
 from slot_attention.explore import scenes
 from slot_attention.explore.weights import Weights
 from tests.runs import make_run
@@ -94,6 +97,24 @@ def test_examples_are_those_of_the_weights_or_drawn_for_a_run(tmp_path):
   run = Weights(None, str(make_run(tmp_path / "run", "quickstart")))
   drawn = scenes.examples(run)
   assert len({x["images"].tobytes() for x in drawn}) == len(drawn) == 12
+
+
+def test_data_without_a_generator_gives_prepared_examples_or_grey(
+  config, monkeypatch, tmp_path
+):
+  monkeypatch.setattr(scenes, "factors", lambda config: [])
+  run = types.SimpleNamespace(config=config)
+  weights = types.SimpleNamespace(is_shipped=False, run=run)
+  split = loading.load(config.data).splits["eval"]
+  known = scenes.examples(weights)
+  assert len(known) == len(split) == 6
+  expected = split.take(np.array([4]))
+  for name in ("images", "segments"):
+    np.testing.assert_array_equal(known[4][name], expected[name])
+  config.data.data_dir = str(tmp_path)
+  (grey,) = scenes.examples(weights)
+  assert grey["images"].shape == (1, 12, 12, 3)
+  assert (grey["images"] == 128).all() and not list(tmp_path.iterdir())
 
 
 def test_an_image_of_another_kind_differs_by_a_statistic():
