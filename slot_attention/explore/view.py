@@ -151,8 +151,10 @@ def see(state: State, own: Own | None = None) -> View:
   slots = [_slots(weights, outputs, state.t) for _, outputs in seen]
   canvases = state.canvases(state.slots)
   paint = functools.partial(weights.paint, places=state.slots)
-  if weights.has_decoder:  # What a click then asks for is compiled already.
-    paint(np.concatenate(slots), seen[0][0])
+  if weights.has_decoder:  # What a click will ask for is compiled before it.
+    most = np.concatenate(slots)
+    if not weights.is_paint_compiled(len(most), places=state.slots):
+      paint(most, seen[0][0])
   both = [*slots, None][:2]
   views = []
   for i, (batch, outputs) in enumerate(seen):

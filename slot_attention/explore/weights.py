@@ -88,6 +88,10 @@ class Weights:
     """Returns whether `see` answers without compiling first."""
     return ("see", num_slots, num_iterations) in self._programs
 
+  def is_paint_compiled(self, num_slots: int, *, places: int) -> bool:
+    """Returns whether `paint` answers for so many slots without compiling."""
+    return ("paint", self._padded(num_slots, places)) in self._programs
+
   def see(
     self, batch: Arrays, *, num_slots: int, num_iterations: int, seed: int
   ) -> Arrays:
@@ -143,7 +147,7 @@ class Weights:
       raise ValueError(f"the model of {self.name} does not paint slots alone")
     if not len(slots):
       raise ValueError("the last slot stays: without it, nothing is painted")
-    places = -(-len(slots) // places) * places if self._pads else len(slots)
+    places = self._padded(len(slots), places)
     padded = np.zeros((1, places, slots.shape[1]), np.float32)
     padded[0, : len(slots)] = slots
     is_slot = (np.arange(places) < len(slots))[None] if self._pads else None
@@ -158,6 +162,10 @@ class Weights:
     for name in ("recons", "masks"):
       outputs[name] = outputs[name][: len(slots)]
     return outputs
+
+  def _padded(self, num_slots, places):
+    """Returns the number of slots that the decoder gets, with padding."""
+    return -(-num_slots // places) * places if self._pads else num_slots
 
   def _ari(self, outputs, segments):
     """Compares masks, or else attention, with the true segments."""

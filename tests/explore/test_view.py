@@ -106,8 +106,11 @@ def test_one_program_serves_every_seed_image_and_edit():
   for seed in (0, 5):
     weights.see(batch, num_slots=3, num_iterations=2, seed=seed)
   assert weights.is_compiled(3, 2) and not weights.is_compiled(3, 3)
+  assert not weights.is_paint_compiled(3, places=3)
   for n in (1, 2, 3):
     weights.paint(np.zeros((n, 64), np.float32), batch, places=3)
+  assert weights.is_paint_compiled(2, places=3)
+  assert not weights.is_paint_compiled(4, places=3)
   assert len(weights._programs) == 2
 
 
