@@ -147,7 +147,7 @@ def draw(
   if name == "tetrominoes":
     arrays = _draw_tetrominoes(config, seed, values)
   elif name.startswith("multi_dsprites"):
-    arrays = _draw_sprites(_variant(name), seed, values)
+    arrays = _draw_sprites(config, seed, values)
   else:
     arrays = _draw_clevr(config, seed, values)
   return store.Split(arrays, np.arange(1), config.data.grayscale).take([0])
@@ -249,9 +249,14 @@ def _draw_tetrominoes(config, seed, values):
   )
 
 
-def _draw_sprites(variant, seed, values):
+def _draw_sprites(config, seed, values):
+  size = datasets.image_shape(config.data)[0]
   scenes = multi_dsprites.sample(
-    _rng(seed), 1, variant=variant, num_sprites=values["num_sprites"]
+    _rng(seed),
+    1,
+    variant=_variant(config.data.name),
+    num_sprites=values["num_sprites"],
+    image_size=size,
   )
   if values["shape"]:
     shapes = np.where(scenes.shapes > 0, values["shape"], 0)
@@ -259,7 +264,7 @@ def _draw_sprites(variant, seed, values):
   if values["scale"]:
     scales = np.full_like(scenes.scales, values["scale"] - 1)
     scenes = scenes._replace(scales=scales)
-  return multi_dsprites.render(scenes)
+  return multi_dsprites.render(scenes, image_size=size)
 
 
 def _draw_clevr(config, seed, values):
