@@ -32,4 +32,6 @@ def get_config(name: str = "quickstart") -> ConfigDict:
   for section in model.values():
     if "features" in section:
       section.features = (8,) * len(section.features)
+    if "blocks" in section:
+      section.blocks = (1,) * len(section.blocks)
   return config

@@ -161,15 +161,22 @@ def _check_compute_dtype(config):
 def _check_data_for_task(config, task):
   """Raises a ValueError unless images and targets fit the model."""
   data = config.data
+  data_set = datasets.DATA_SETS[data.name]
+  if task.needs_binary_images and not data_set.is_binary:
+    binary = [x for x in datasets.DATA_SETS if datasets.DATA_SETS[x].is_binary]
+    raise ValueError(
+      f"data.name={data.name!r}: the pixels are not black or white, as"
+      f" task={config.task!r} needs them; {', '.join(binary)} has such images"
+    )
   if task.num_outputs:
-    if not datasets.DATA_SETS[data.name].has_targets:
+    if not data_set.has_targets:
       raise ValueError(
         f"data.name={data.name!r}: the data has no targets, which"
         f" task={config.task!r} needs"
       )
     if task.num_outputs != clevr.TARGET_SIZE:
       raise ValueError(
-        f"model.classifier.num_outputs={task.num_outputs} does not fit the"
+        f"{_field_of_outputs(config)}={task.num_outputs} does not fit the"
         f" {clevr.TARGET_SIZE} numbers of a target"
       )
   images = datasets.image_shape(data)
@@ -179,6 +186,11 @@ def _check_data_for_task(config, task):
       f" decoder, which draws {_sizes(task.image_shape)}: change"
       f" {_fields_of_size(config)} or the data"
     )
+
+
+def _field_of_outputs(config):
+  (name,) = (x for x in config.model if "num_outputs" in config.model[x])
+  return f"model.{name}.num_outputs"
 
 
 def _fields_of_size(config):

@@ -37,6 +37,7 @@ class DataSet:
     num_examples: how many examples are prepared by default: `num_train`, and
       enough after them for evaluation.
     has_targets: whether examples have the targets of set prediction.
+    is_binary: whether every pixel is black or white.
     generate: draws one chunk of the procedural data set; its keyword arguments
       are the options in config.data.procedural. None if the data set exists
       only as an original.
@@ -56,6 +57,7 @@ class DataSet:
   num_train: int
   num_examples: int
   has_targets: bool = False
+  is_binary: bool = False
   generate: Callable[..., store.Arrays] | None = None
   chunk_size: int = 0
   check_options: Callable[..., None] = lambda **_: None
@@ -84,6 +86,7 @@ def _multi_dsprites(variant, max_objects, channels=3):
     chunk_size=multi_dsprites.CHUNK_SIZE,
     check_options=multi_dsprites.check_options,
     fixed={"variant": variant},
+    is_binary=variant == "binarized",
   )
 
 

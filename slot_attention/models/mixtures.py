@@ -1,6 +1,6 @@
-"""What IODINE and MONet share: an image as a mixture of slots, and a decoder.
+"""What the rivals share: an image as a mixture of slots, and a decoder.
 
-Both models see images in [0, 1], as the scales of their likelihoods expect.
+These models see images in [0, 1], as their likelihoods expect.
 `to_unit` and `from_unit` convert from and to the [-1, 1] of this project.
 
 Letters in shapes: B batch, K slots, D slot size, H and W image, C colour
@@ -157,11 +157,15 @@ class PixelDecoder(nn.Module):
     return colors, logits
 
 
-def check_images(images: jax.Array, decoder: PixelDecoder) -> None:
+def check_images(images: jax.Array, decoder: nn.Module) -> None:
   """Raises a ValueError unless images have the shape that is decoded."""
   if images.shape[1:] != decoder.image_shape:
+    fields = [
+      f"{decoder.name}.{field}"
+      for field in ("image_size", "channels")
+      if hasattr(decoder, field)
+    ]
     raise ValueError(
       f"images of shape {images.shape[1:]} do not fit the decoder, which draws"
-      f" {decoder.image_shape}: change pixel_decoder.image_size,"
-      " pixel_decoder.channels or the images"
+      f" {decoder.image_shape}: change {', '.join(fields)} or the images"
     )

@@ -54,7 +54,7 @@ def draw(
   images = batch["images"]
   outputs = _apply(run, batch, num_slots, num_iterations)
   if "predictions" in outputs:
-    paths = [folder / "table_2.png", folder / "figure_6.png"]
+    paths = [folder / "table_2.png"]
     visualization.draw_predictions(
       paths[0],
       images,
@@ -62,8 +62,10 @@ def draw(
       outputs["predictions_per_iteration"],
       clevr.PROPERTIES,
     )
-    attn = outputs["attn"]
-    visualization.draw_attention(paths[1], images, attn, [attn.shape[1]])
+    if "attn" in outputs:
+      paths.append(folder / "figure_6.png")
+      attn = outputs["attn"]
+      visualization.draw_attention(paths[1], images, attn, [attn.shape[1]])
     return paths
   paths = []
 

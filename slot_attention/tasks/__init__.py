@@ -6,8 +6,13 @@ own, is one more function in `discovery` or `sets` and one more line of
 `table.PARTS`.
 """
 
-from slot_attention.tasks.discovery import iodine, monet, object_discovery
-from slot_attention.tasks.sets import set_prediction
+from slot_attention.tasks.discovery import (
+  iodine,
+  monet,
+  nem,
+  object_discovery,
+)
+from slot_attention.tasks.sets import dspn, set_prediction
 from slot_attention.tasks.table import (
   PARTS,
   TASKS,
@@ -25,9 +30,11 @@ __all__ = [
   "Arrays",
   "Task",
   "check_task",
+  "dspn",
   "iodine",
   "make_task",
   "monet",
+  "nem",
   "normalize",
   "object_discovery",
   "set_prediction",

@@ -1,5 +1,7 @@
 """Object discovery: models that draw images slot by slot."""
 
+import dataclasses
+
 import jax.numpy as jnp
 
 from slot_attention import losses, metrics, models, visualization
@@ -47,6 +49,29 @@ def monet(
     return models.monet_loss(outputs, batch["images"], sigmas, beta, gamma)
 
   return _discovery(model, loss, max_objects, model.pixel_decoder.image_shape)
+
+
+def nem(
+  model: models.NeuralEM, *, max_objects: int, use_all_iterations: bool
+) -> Task:
+  """Makes the task of N-EM and R-NEM.
+
+  Args:
+    model: to train.
+    max_objects: in an image.
+    use_all_iterations: whether the loss is the mean of the losses after every
+      step (R-NEM), and not the loss after the last one (N-EM on images).
+  """
+
+  def loss(outputs, batch):
+    del batch  # The model has compared itself with its images.
+    terms = outputs["nll"] + outputs["kl"]
+    return terms.mean(axis=1) if use_all_iterations else terms[:, -1]
+
+  task = _discovery(
+    model, loss, max_objects, model.bernoulli_decoder.image_shape
+  )
+  return dataclasses.replace(task, needs_binary_images=True)
 
 
 def _squared_error(outputs, batch):

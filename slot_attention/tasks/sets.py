@@ -1,5 +1,7 @@
 """Set prediction: models that describe the objects of an image."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -47,6 +49,40 @@ def set_prediction(
       )
     return loss_of(outputs["predictions"])
 
+  return _sets(model, loss, max_objects, model.classifier.num_outputs)
+
+
+def dspn(model: models.DSPN, *, max_objects: int, code_weight: float) -> Task:
+  """Makes the task of DSPN.
+
+  The loss is the Hungarian Huber loss of the last set, in DSPN's scale of the
+  coordinates and averaged over the pairs, plus the weighted Huber loss between
+  the codes of image and targets.
+
+  Args:
+    model: to train.
+    max_objects: in an image.
+    code_weight: weight of the loss between the codes.
+  """
+  check_at_least("loss.code_weight", code_weight, 0)
+
+  def loss(outputs, batch):
+    targets = models.from_targets(batch["targets"])
+    pairs = min(model.set_decoder.num_slots, targets.shape[1])
+    set_loss = losses.hungarian_huber_loss(outputs["slots"], targets) / pairs
+    return set_loss + code_weight * models.code_loss(
+      outputs["codes"], outputs["target_codes"]
+    )
+
+  task = _sets(model, loss, max_objects, model.set_decoder.num_outputs)
+  return dataclasses.replace(
+    task, more_inputs=("targets",), has_free_slots=False
+  )
+
+
+def _sets(model, loss, max_objects, num_outputs):
+  """Makes a task of a model that describes objects."""
+
   def measure(outputs, batch):
     measured = {
       "loss": loss(outputs, batch),
@@ -86,5 +122,5 @@ def set_prediction(
     measure=measure,
     metrics=collect,
     draw=draw,
-    num_outputs=model.classifier.num_outputs,
+    num_outputs=num_outputs,
   )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import inspect
+import typing
 from typing import Any
 
 import flax.linen as nn
@@ -17,16 +18,19 @@ from slot_attention.tasks.task import Task
 # it. The keyword arguments of the function, but max_objects, are the options in
 # config.loss.
 TASKS: dict[str, tuple[type[nn.Module], Callable[..., Task]]] = {
+  "dspn": (models.DSPN, sets.dspn),
   "iodine": (models.Iodine, discovery.iodine),
   "monet": (models.MONet, discovery.monet),
+  "nem": (models.NeuralEM, discovery.nem),
   "object_discovery": (models.ObjectDiscovery, discovery.object_discovery),
   "set_prediction": (models.SetPrediction, sets.set_prediction),
 }
 
 # The modules that can be each part of a model, by the name of their section in
-# config.model. A config has one section for each part of its model.
+# config.model. A config has one section for each part of its model, and the
+# type of the model's field says which of these modules the part can be.
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
-  "encoder": {"encoder": models.Encoder},
+  "encoder": {"encoder": models.Encoder, "resnet": models.ResNet},
   "slot_attention": {
     "slot_attention": models.SlotAttention,
     "slot_mlp": models.SlotMLP,
@@ -37,6 +41,11 @@ PARTS: dict[str, dict[str, type[nn.Module]]] = {
   "attention": {"attention": models.AttentionNetwork},
   "component_encoder": {"component_encoder": models.ComponentEncoder},
   "pixel_decoder": {"pixel_decoder": models.PixelDecoder},
+  "input_network": {"input_network": models.InputNetwork},
+  "cell": {"cell": models.RecurrentCell},
+  "bernoulli_decoder": {"bernoulli_decoder": models.BernoulliDecoder},
+  "set_encoder": {"set_encoder": models.SetEncoder},
+  "set_decoder": {"set_decoder": models.SetDecoder},
 }
 
 
@@ -89,9 +98,9 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
   model, make = TASKS[config.task]
   parts, place = {}, ""
   try:
-    for part, (section, module) in zip(_parts(model), _sections(config)):
+    for part, (section, module) in zip(_fields(model), _sections(config)):
       place = f"{section}."
-      parts[part] = module(**config.model[section])
+      parts[part.name] = module(**config.model[section])
     place = ""
     whole = model(**parts)
   except ValueError as error:
@@ -117,14 +126,19 @@ def _sections(config):
   """Returns name and module of the section that a config has for each part."""
   model, _ = TASKS[config.task]
   sections = []
-  for part in _parts(model):
-    given = [name for name in PARTS[part] if name in config.model]
+  for part in _fields(model):
+    kinds = typing.get_args(part.type) or (part.type,)
+    options = {
+      name: module for name, module in PARTS[part.name].items()
+      if module in kinds
+    }  # fmt: skip
+    given = [name for name in options if name in config.model]
     if len(given) != 1:
       problem = f"{' and '.join(given)} exclude each other"
       if not given:
-        problem = f"{' or '.join(PARTS[part])} is missing"
+        problem = f"{' or '.join(options)} is missing"
       raise ValueError(f"config.model: {problem}")
-    sections.append((given[0], PARTS[part][given[0]]))
+    sections.append((given[0], options[given[0]]))
   return sections
 
 
@@ -135,10 +149,6 @@ def _fields(module):
     for field in dataclasses.fields(module)
     if field.init and field.name not in ("parent", "name")
   ]
-
-
-def _parts(model):
-  return [field.name for field in _fields(model)]
 
 
 def _defaults(module) -> Mapping[str, Any]:

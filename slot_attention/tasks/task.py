@@ -34,6 +34,10 @@ class Task:
       None if it draws none and takes images of any size.
     num_outputs: numbers by which the model describes an object; 0 if it
       describes none and needs no targets.
+    has_free_slots: whether K can change after training.
+    needs_binary_images: whether pixels must be black or white.
+    more_inputs: the names of what the model takes of a batch beside images, if
+      the batch has it.
     compute_dtype: in which encoder and decoder compute; Slot Attention itself,
       normalisation statistics, alpha masks and losses stay in float32.
   """
@@ -45,6 +49,9 @@ class Task:
   draw: Callable[[Path, Arrays, Arrays], list[Path]]
   image_shape: tuple[int, int, int] | None = None
   num_outputs: int = 0
+  has_free_slots: bool = True
+  needs_binary_images: bool = False
+  more_inputs: tuple[str, ...] = ()
   compute_dtype: str = "float32"
 
   def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
@@ -65,9 +72,11 @@ class Task:
       key: of the initial slots' noise, beside each example's id.
       **kwargs: num_slots, num_iterations, slots, noise: see `SlotAttention`.
     """
+    more = {name: batch[name] for name in self.more_inputs if name in batch}
     return self.model.apply(
       {"params": self._cast(params)},
       batch["images"].astype(self.compute_dtype),
+      **more,
       example_ids=batch.get("example_ids"),
       rngs={"slots": key},
       **kwargs,

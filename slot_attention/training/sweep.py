@@ -19,6 +19,10 @@ _PLACES = (
   "num_examples",
 )
 
+# Further iterations T of models with many iterations, N-EM's and DSPN's, whose
+# papers have 10 and more in training.
+SWEPT_MANY_ITERATIONS = (20, 30)
+
 # Iterations T of a sweep. The paper has 1 (Figure 12) to 7 (Figure 5). Larger
 # numbers show whether more iterations do harm.
 SWEPT_ITERATIONS = range(1, 11)
@@ -34,7 +38,8 @@ def sweep_run(
       iterations has one point;
     objects: over T, on the images of each number N of objects (Figures 21, 22);
     slots: over N, on the images with N objects, where K - N is as large as
-      num_slots - max_objects in training (Figure 5 right, where K = N).
+      num_slots - max_objects in training (Figure 5 right, where K = N). A model
+      of fixed K has no such sweep.
   To sweep over numbers of objects that were left out in training, change
   data.max_objects.
 
@@ -68,6 +73,9 @@ def sweep_run(
   section = tasks.slots_section(config)
   slots, iterations = section.num_slots, section.get("num_iterations", 0)
   swept = SWEPT_ITERATIONS if iterations else (None,)
+  if iterations >= max(SWEPT_ITERATIONS):
+    swept = (*swept, *SWEPT_MANY_ITERATIONS)
+  slots_counts = counts if task.has_free_slots else []
 
   def measurer(split):
     return evaluate.make_measurer(
@@ -92,7 +100,7 @@ def sweep_run(
     )
 
   with progress_bar(
-    total=len(swept) + len(counts),
+    total=len(swept) + len(slots_counts),
     desc="sweeping",
     unit="pass",
     disable=not parallel.is_first_process(),
@@ -105,7 +113,7 @@ def sweep_run(
         of_count = {k: v[num_objects == count] for k, v in measured.items()}
         add("objects", of_count, t, slots, count)
       progress.update()
-    for count in counts:
+    for count in slots_counts:
       part = dataclasses.replace(
         split, examples=split.examples[num_objects == count]
       )
