@@ -32,6 +32,8 @@ def get_config(name: str = "quickstart") -> ConfigDict:
   for section in model.values():
     if "features" in section:
       section.features = (8,) * len(section.features)
+    if "num_iterations" in section:
+      section.num_iterations = min(3, section.num_iterations)
     if "blocks" in section:
       section.blocks = (1,) * len(section.blocks)
   return config

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from slot_attention.data import datasets
-from tests.runs import SETS, make_config
+from tests.runs import BINARY, SETS, make_config
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -49,14 +49,20 @@ def _data_dir(tmp_path_factory):
   return tmp_path_factory.mktemp("data")
 
 
+@pytest.fixture(name="small_data")
+def _small_data(monkeypatch):
+  """Adds the small data sets of `tests.runs` to those that configs name."""
+  monkeypatch.setitem(datasets.DATA_SETS, "sets", SETS)
+  monkeypatch.setitem(datasets.DATA_SETS, "binary", BINARY)
+
+
 @pytest.fixture(name="config")
-def _config(data_dir):
+def _config(data_dir, small_data):
   return make_config(data_dir)
 
 
 @pytest.fixture(name="set_config")
-def _set_config(data_dir, monkeypatch):
-  monkeypatch.setitem(datasets.DATA_SETS, "sets", SETS)
+def _set_config(data_dir, small_data):
   config = make_config(data_dir, "set_prediction")
   config.data.name = "sets"
   config.data.max_objects = 5

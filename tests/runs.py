@@ -134,6 +134,32 @@ SETS = datasets.DataSet(
 )
 
 
+def white_squares(chunk, *, seed):
+  """Makes a chunk of images with three white squares each."""
+  rng = np.random.default_rng([seed, chunk])
+  segments = np.zeros((24, 12, 12), np.uint8)
+  for image in segments:
+    for number, place in enumerate(rng.choice(9, 3, replace=False)):
+      top, left = 4 * (place // 3), 4 * (place % 3)
+      image[top : top + 3, left : left + 3] = number + 1
+  return {
+    "images": np.where(segments, 255, 0).astype(np.uint8)[..., None],
+    "segments": segments,
+  }
+
+
+# A data set for models of binary images.
+BINARY = datasets.DataSet(
+  (12, 12, 1),
+  3,
+  18,
+  24,
+  is_binary=True,
+  generate=white_squares,
+  chunk_size=24,
+)
+
+
 def use_slot_mlp(config):
   del config.model.slot_attention
   config.model.slot_mlp = ConfigDict(
@@ -206,8 +232,59 @@ def use_monet(config):
   )
 
 
-# The models of object discovery, for tests of what all of them share.
-USE_MODEL = (use_slot_attention, use_iodine, use_monet)
+def use_nem(config):
+  """Needs the data set BINARY, which the fixture `config` knows."""
+  config.task = "nem"
+  config.loss = ConfigDict({"use_all_iterations": True})
+  config.data.update(name="binary", procedural=ConfigDict({"seed": 0}))
+  config.model = ConfigDict(
+    {
+      "input_network": {
+        "features": (5, 6),
+        "kernel_size": 3,
+        "hidden_size": 7,
+        "flip_probability": 0.2,
+      },
+      "cell": {
+        "num_slots": 4,
+        "num_iterations": 2,
+        "slot_size": 8,
+        "use_relations": True,
+        "attention_size": 5,
+      },
+      "bernoulli_decoder": {
+        "image_size": (12, 12),
+        "features": (6, 5),
+        "kernel_size": 3,
+        "hidden_size": 9,
+      },
+    }
+  )
+
+
+def use_dspn(config):
+  """Needs the data set SETS, which the fixture `config` knows."""
+  config.task = "dspn"
+  config.loss = ConfigDict({"code_weight": 0.1})
+  config.data.update(
+    name="sets", max_objects=5, procedural=ConfigDict({"seed": 0})
+  )
+  config.model = ConfigDict(
+    {
+      "encoder": config.model.encoder,
+      "set_encoder": {"code_size": 7, "hidden_size": 8, "num_pieces": 3},
+      "set_decoder": {
+        "num_slots": 5,
+        "num_iterations": 2,
+        "inner_learning_rate": 25.0,
+        "num_outputs": 19,
+      },
+    }
+  )
+
+
+# The models, for tests of what all of them share.
+USE_MODEL = (use_slot_attention, use_iodine, use_monet, use_nem, use_dspn)
 
 
 def final_state(workdir, step):

@@ -64,7 +64,8 @@ def test_every_config_trains_evaluates_and_draws(name, tmp_path):
   lines = (workdir / "metrics.jsonl").read_text()
   assert json.loads(lines.splitlines()[-1])["step"] == 6
   assert "fg_ari" in stdout or "ap_0.125" in stdout
-  drawn = {"slot_mlp": "", "iodine": "slots.png", "monet": "slots.png"}
+  drawn = {"slot_mlp": "", "dspn": "predictions.png"}
+  drawn |= dict.fromkeys(("iodine", "monet", "nem"), "slots.png")
   assert drawn.get(name, "attention.png") in stdout
 
 

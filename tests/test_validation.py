@@ -8,18 +8,27 @@ to change.
 import math
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 import configs
-from configs import iodine, monet, smoke
+from configs import dspn, iodine, monet, nem, smoke
 from slot_attention import tasks, validation
+from slot_attention.data import datasets
 from slot_attention.training import (
   evaluate,
   train,
 )
-from tests.runs import make_config, use_iodine, use_monet, use_slot_mlp
+from tests.runs import (
+  make_config,
+  use_dspn,
+  use_iodine,
+  use_monet,
+  use_nem,
+  use_slot_mlp,
+)
 
 NUM_CHANGES = 200
 VALUES = (
@@ -31,8 +40,8 @@ VALUES = (
 
 RIVALS = [
   f"{rival.__name__.partition('.')[2]}:{name}"
-  for rival in (iodine, monet)
-  for name in rival._VALUES
+  for rival in (dspn, iodine, monet, nem)
+  for name in getattr(rival, "_VALUES", None) or rival.NAMES
 ]
 
 
@@ -120,7 +129,9 @@ def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
   assert len(outcomes["runs"]) > 10 and len(outcomes["is refused"]) > 100
 
 
-@pytest.mark.parametrize("use_model", [use_iodine, use_monet])
+@pytest.mark.parametrize(
+  "use_model", [use_iodine, use_monet, use_nem, use_dspn]
+)
 def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
   config, use_model
 ):
@@ -145,11 +156,15 @@ def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
       outcomes["is refused" if named else "fails"].append(f"{what}: {error}")
       continue
     task = tasks.make_task(changed)
-    batch = {"images": np.zeros((2, 12, 12, 3), np.float32)}
+    shape = datasets.image_shape(changed.data)
+    batch = {
+      "images": np.zeros((2, *shape), np.float32),
+      "targets": jnp.zeros((2, 5, 19)),
+    }
     try:
       jax.eval_shape(
-        lambda key, task=task, batch=batch: task.loss(
-          task.apply(task.init(key, (12, 12, 3)), batch, key), batch
+        lambda key, task=task, batch=batch, shape=shape: task.loss(
+          task.apply(task.init(key, shape), batch, key), batch
         ),
         jax.random.key(0),
       )
@@ -180,6 +195,22 @@ def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
       (4, 4, 4, 4, 4),
       "model.attention.features=.* halves images 4 times, so 12x12 pixels are",
     ),
+    (use_nem, "cell.slot_size", 0, "model.cell.slot_size=0 must be at least 1"),
+    (use_nem, "input_network.flip_probability", 2.0, "must be at most 1"),
+    (
+      use_nem,
+      "bernoulli_decoder.image_size",
+      (12, 8),
+      "draws 12x8x1: change model.bernoulli_decoder.image_size or the data",
+    ),
+    (use_nem, "bernoulli_decoder.image_size", (12, 10), "multiples of 4"),
+    (use_dspn, "set_decoder.num_slots", 0, "set_decoder.num_slots=0 must be"),
+    (
+      use_dspn,
+      "set_decoder.num_outputs",
+      18,
+      "model.set_decoder.num_outputs=18 does not fit the 19 numbers",
+    ),
   ],
 )
 def test_bad_values_of_a_rival_are_named(
@@ -206,7 +237,30 @@ def test_options_that_a_rival_does_not_have_are_refused(config):
     configs.load("monet:quick")
 
 
+def test_parts_of_other_models_are_refused(config):
+  """A field's type says which modules it takes."""
+  config.model.resnet = ConfigDict({"features": (8,), "blocks": (1,)})
+  with pytest.raises(ValueError, match="config.model: resnet is unknown"):
+    validation.checked(config)
+  del config.model.encoder
+  with pytest.raises(ValueError, match="config.model: encoder is missing"):
+    validation.checked(config)
+  sets = configs.load("smoke:dspn:clevr_set_prediction")
+  del sets.model.resnet
+  with pytest.raises(ValueError, match="model: encoder or resnet is missing"):
+    validation.checked(sets)
+
+
 def test_data_without_what_the_task_needs_is_refused(config, tmp_path):
+  nem = configs.load("nem")
+  for name in ("quickstart", "clevr6_grayscale_object_discovery"):
+    nem.data = configs.load(name).data
+    with pytest.raises(ValueError, match="the pixels are not black or white, a"):
+      validation.checked(nem)
+  sets = configs.load("dspn")
+  sets.data = config.data
+  with pytest.raises(ValueError, match="no targets, which task='dspn' needs"):
+    validation.checked(sets)
   task = make_config(tmp_path, "set_prediction")
   task.data = config.data
   with pytest.raises(ValueError, match="the data has no targets"):
@@ -228,7 +282,7 @@ def test_what_happens_every_so_often_fits_the_dispatches(config, field):
 @pytest.mark.parametrize(
   "field, value, words",
   [
-    ("task", "dreaming", "task='dreaming' is not one of iodine, monet, "),
+    ("task", "dreaming", "task='dreaming' is not one of dspn, iodine, "),
     ("batch_size", 6, "batch_size=6 is not a multiple of the 4 devices"),
     ("eval_batch_size", 2, "eval_batch_size=2 is not a multiple of the 4"),
     ("num_steps", 0, "num_steps=0 must be at least 1"),
@@ -313,6 +367,8 @@ def test_a_field_with_a_default_may_be_left_out(config):
     ("slot_mlp:quickstart", 3, 3, "num_slots=3 is too few"),
     ("iodine:quickstart", 3, 3, "num_slots=3 is too few"),
     ("monet:quickstart", 3, 9, "more than twice what is needed"),
+    ("nem", 3, 3, "num_slots=3 is too few"),
+    ("dspn", 10, 9, "max_objects=10 needs 10 slots"),
   ],
 )
 def test_too_few_and_too_many_slots_are_warned_of(

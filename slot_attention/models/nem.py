@@ -259,6 +259,7 @@ class NeuralEM(nn.Module):
       split_rngs={"params": False},
       in_axes=1,
       out_axes=1,
+      length=num_iterations,
     )(self, first, noise[:, num_slots:])
     return {
       "slots": slots[:, -1],

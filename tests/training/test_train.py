@@ -24,8 +24,10 @@ from tests.runs import (
   assert_equal_trees,
   final_state,
   read_lines,
+  use_dspn,
   use_iodine,
   use_monet,
+  use_nem,
   use_slot_attention,
   use_slot_mlp,
 )
@@ -163,6 +165,8 @@ def test_one_device_and_four_give_the_same_numbers(
     (use_slot_attention, "muon"),
     (use_iodine, "adam"),
     (use_monet, "adam"),
+    (use_nem, "adam"),
+    (use_dspn, "adam"),
   ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
