@@ -46,15 +46,26 @@ _CONFIGS = (
 _CONTENDERS = ("jax", "torch", "torch compiled", "keras")
 
 
-def make_specification(name: str, flags: command.Flags) -> dict[str, Any]:
-  """Makes the specification of `benchmarks.workers` for a config."""
+def make_specification(
+  name: str,
+  *,
+  batch_size: int,
+  steps_per_dispatch: int,
+  precision: str,
+  data_dir: str,
+  remat_chunk_size: int = 0,
+) -> dict[str, Any]:
+  """Makes the specification of `benchmarks.workers` for a config.
+
+  A batch size of 0 is that of the config.
+  """
   config = configs.load(name)
-  batch_size = flags.batch_size or config.batch_size
+  batch_size = batch_size or config.batch_size
   changes = {
     "batch_size": batch_size,
-    "steps_per_dispatch": flags.steps_per_dispatch,
+    "steps_per_dispatch": steps_per_dispatch,
     "data.source": "procedural",
-    "data.data_dir": flags.data_dir,
+    "data.data_dir": data_dir,
     # Four different batches are enough.
     "data.num_train": 4 * batch_size,
     "data.num_eval": batch_size,
@@ -62,7 +73,7 @@ def make_specification(name: str, flags: command.Flags) -> dict[str, Any]:
     "data.num_examples": 7 * batch_size,
   }
   if "decoder" in config.model:
-    changes["model.decoder.remat_chunk_size"] = flags.remat_chunk_size
+    changes["model.decoder.remat_chunk_size"] = remat_chunk_size
   config = changed(config, changes)
   return {
     "config": name,
@@ -73,7 +84,7 @@ def make_specification(name: str, flags: command.Flags) -> dict[str, Any]:
     "max_objects": config.data.max_objects,
     "learning_rate": config.learning_rate,
     "max_grad_norm": config.max_grad_norm,
-    "precision": flags.precision,
+    "precision": precision,
     "compile": False,
   }
 
@@ -97,7 +108,14 @@ def start_worker(
 
 def measure(name: str, flags: command.Flags) -> dict[str, Any]:
   """Times the steps of a config by all contenders."""
-  specification = make_specification(name, flags)
+  specification = make_specification(
+    name,
+    batch_size=flags.batch_size,
+    steps_per_dispatch=flags.steps_per_dispatch,
+    precision=flags.precision,
+    data_dir=flags.data_dir,
+    remat_chunk_size=flags.remat_chunk_size,
+  )
   contenders = {
     contender: worker
     for contender in flags.contenders.split(",")

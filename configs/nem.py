@@ -1,6 +1,8 @@
 """R-NEM (van Steenkiste et al., 2018) and N-EM (Greff et al., 2017).
 
-  python main.py --config=configs/nem.py:multi_dsprites_binarized_object_discovery
+  python main.py --config=configs/nem.py
+
+The data is that of configs/multi_dsprites_binarized_object_discovery.py.
 
 Layers, 30 steps, flips of 0.2, batch, rate and the loss after every step are
 those of the code Relational-NEM. How R-NEM was run on the binarised set is not

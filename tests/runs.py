@@ -236,7 +236,8 @@ def use_nem(config):
   """Needs the data set BINARY, which the fixture `config` knows."""
   config.task = "nem"
   config.loss = ConfigDict({"use_all_iterations": True})
-  config.data.update(name="binary", procedural=ConfigDict({"seed": 0}))
+  config.data.name = "binary"
+  config.data.procedural = ConfigDict({"seed": 0})
   config.model = ConfigDict(
     {
       "input_network": {
@@ -266,9 +267,9 @@ def use_dspn(config):
   """Needs the data set SETS, which the fixture `config` knows."""
   config.task = "dspn"
   config.loss = ConfigDict({"code_weight": 0.1})
-  config.data.update(
-    name="sets", max_objects=5, procedural=ConfigDict({"seed": 0})
-  )
+  config.data.name = "sets"
+  config.data.max_objects = 5
+  config.data.procedural = ConfigDict({"seed": 0})
   config.model = ConfigDict(
     {
       "encoder": config.model.encoder,

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from benchmarks import clevr_renderer as renderer_benchmark
-from benchmarks import matching, operations, startup, tpu
+from benchmarks import matching, operations, rivals, startup, tpu
 import configs
 from slot_attention import command
 from slot_attention.data import clevr_scenes
@@ -92,7 +92,16 @@ def test_the_record_of_the_renderer_names_its_reference():
 
 @pytest.mark.parametrize(
   "name",
-  ["clevr_renderer", "costs", "feeding", "matching", "startup", "steps", "tpu"],
+  [
+    "clevr_renderer",
+    "costs",
+    "feeding",
+    "matching",
+    "rivals",
+    "startup",
+    "steps",
+    "tpu",
+  ],
 )
 def test_unknown_flags_are_refused(name):
   main = importlib.import_module(f"benchmarks.{name}").main
@@ -240,6 +249,58 @@ def test_the_benchmarks_of_steps_run(tmp_path):
     assert arguments[0] in record["command"]
     table = (tmp_path / "measured.md").read_text()
     assert "| jax | training |" in table or "| remat in chunks of 8 |" in table
+
+
+def test_costs_of_rivals_are_ratios_on_a_cpu_and_numbers_elsewhere():
+  facts = {
+    "config": "a", "batch_size": 8, "parameters": 2e6, "operations": 3e9,
+    "seconds": 0.5, "images_per_second": 16.0, "peak_bytes": 4e9,
+    "seconds_to_compile": 20.0,
+  }  # fmt: skip
+  slower = {**facts, "seconds": 2.0, "images_per_second": 4.0}
+  results = {"sets": {"Slot Attention": facts, "DSPN": slower}}
+  *_, ours, theirs = rivals.to_markdown(results, "cpu").splitlines()
+  assert ours == "| Slot Attention | `a` | 2 | 3 | 1 | 1 | 1 | 1 |"
+  assert theirs == "| DSPN | `a` | 2 | 3 | 4 | 0.25 | 1 | 1 |"
+  header, *_, theirs = rivals.to_markdown(results, "a GPU").splitlines()
+  assert theirs == "| DSPN | `a` | 2 | 3 | 2 | 4 | 4 | 20 |"
+  assert "| s a step | images/s | peak memory, GB | to compile, s |" in header
+
+
+def test_every_model_of_the_costs_has_a_config_with_the_same_data():
+  flags = rivals.parse_flags([])
+  for kind, prefixes in rivals.MODELS.items():
+    data = [
+      configs.load(rivals.config_name(prefix, getattr(flags, kind))).data
+      for prefix in prefixes.values()
+    ]
+    assert data == [data[0]] * 3
+  assert rivals.config_name("dspn:", "smoke:a") == "smoke:dspn:a"
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_rivals_runs(tmp_path):
+  arguments = [
+    "--discovery=smoke:tetrominoes_object_discovery",
+    "--sets=smoke:clevr_set_prediction", "--discovery_batch_size=4",
+    "--steps=1", "--rounds=2", f"--data_dir={tmp_path / 'data'}",
+    f"--output={tmp_path / 'measured'}",
+  ]  # fmt: skip
+  subprocess.run(
+    [sys.executable, "-m", "benchmarks.rivals", *arguments],
+    cwd=ROOT,
+    check=True,
+  )
+  record = json.loads((tmp_path / "measured.json").read_text())
+  assert "benchmarks.rivals" in record["command"]
+  for kind, batch_size in (("discovery", 4), ("sets", 8)):
+    assert record["results"][kind].keys() == rivals.MODELS[kind].keys()
+    for measured in record["results"][kind].values():
+      assert measured["batch_size"] == batch_size
+      assert len(measured["seconds_of_rounds"]) == 2
+      assert measured["seconds_to_compile"] > measured["seconds"] > 0
+      assert measured["peak_bytes"] > 1e8
+  assert "| DSPN | `smoke:dspn:clevr" in (tmp_path / "measured.md").read_text()
 
 
 @pytest.mark.slow

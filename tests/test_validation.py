@@ -255,7 +255,9 @@ def test_data_without_what_the_task_needs_is_refused(config, tmp_path):
   nem = configs.load("nem")
   for name in ("quickstart", "clevr6_grayscale_object_discovery"):
     nem.data = configs.load(name).data
-    with pytest.raises(ValueError, match="the pixels are not black or white, a"):
+    with pytest.raises(
+      ValueError, match="the pixels are not black or white, a"
+    ):
       validation.checked(nem)
   sets = configs.load("dspn")
   sets.data = config.data

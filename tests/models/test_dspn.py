@@ -250,9 +250,7 @@ def test_a_residual_block_equals_a_transcription_in_numpy():
     return x * scale + bias
 
   x = reference.relu(layer(np.asarray(images, np.float64), "stem", 2))
-  padded = np.pad(
-    x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=-np.inf
-  )
+  padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
   rows, columns = x.shape[1] // 2, x.shape[2] // 2
   x = np.stack(
     [

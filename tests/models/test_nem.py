@@ -332,9 +332,13 @@ def test_images_and_sizes_that_do_not_fit_are_refused(params, images):
     apply(params, images, num_slots=0)
   with pytest.raises(ValueError, match="num_iterations=0 must be at least 1"):
     apply(params, images, num_iterations=0)
-  with pytest.raises(ValueError, match="change bernoulli_decoder.image_size or"):
+  with pytest.raises(
+    ValueError, match="change bernoulli_decoder.image_size or"
+  ):
     apply(params, images[:, 1:])
-  with pytest.raises(ValueError, match=r"multiples of 4: features=\(6, 4\) dou"):
+  with pytest.raises(
+    ValueError, match=r"multiples of 4: features=\(6, 4\) dou"
+  ):
     small_model(image_size=(8, 10))
   with pytest.raises(ValueError, match="flip_probability=1.5 must be at most"):
     models.InputNetwork(flip_probability=1.5)
