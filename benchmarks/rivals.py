@@ -5,7 +5,7 @@
     --output=results/rivals_cpu
 
 The paper says (Section 4.1) that Slot Attention needs less memory and time than
-IODINE. This command trains Slot Attention, IODINE and MONet on one data set of
+IODINE. The command trains Slot Attention, IODINE and MONet on one data set of
 object discovery, and Slot Attention, the Slot MLP and DSPN on one of set
 prediction, all of a kind with the same batch size. Every model has a process of
 its own, and those of a kind take turns. A turn starts with a step that is not

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import optax
 
 from slot_attention.checks import check_at_least
-from slot_attention.models.attention import MLP, Dense
 from slot_attention.models.convolutions import Conv, relu
+from slot_attention.models.layers import MLP, Dense
 from slot_attention.models.slot_models import Encoder
 
 _COORDINATES = slice(0, 3)

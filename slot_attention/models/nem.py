@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least
-from slot_attention.models.attention import Dense, LayerNorm, example_noise
 from slot_attention.models.convolutions import Conv, relu
+from slot_attention.models.layers import Dense, LayerNorm, example_noise
 from slot_attention.models.mixtures import check_images, paint, to_unit
 
 # The E-step adds it to probabilities, and the loss clips them by it.

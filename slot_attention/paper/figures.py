@@ -26,7 +26,7 @@ from slot_attention import command, pretrained, tasks, visualization
 from slot_attention.data import clevr, datasets, loading
 from slot_attention.training import runs
 
-# Figure 20 has 11 slots instead of 7, and five iterations.
+# Figure 20 has 11 slots instead of 7, and five iterations. N-EM has more.
 _MORE_SLOTS = 4
 _MORE_ITERATIONS = 5
 
@@ -117,7 +117,9 @@ def draw_more(run: runs.Run, batch: dict[str, Any], folder: Path) -> list[Path]:
     The path of the PNG file, in a list.
   """
   section = tasks.slots_section(run.config)
-  num_iterations = _MORE_ITERATIONS if "num_iterations" in section else None
+  num_iterations = None
+  if "num_iterations" in section:
+    num_iterations = max(_MORE_ITERATIONS, section.num_iterations)
   num_slots = section.num_slots + _MORE_SLOTS
   outputs = _apply(run, batch, num_slots, num_iterations)
   path = folder / "figure_20.png"
