@@ -241,7 +241,7 @@ def use_nem(config):
   config.model = ConfigDict(
     {
       "input_network": {
-        "features": (5, 6),
+        "features": (5,),
         "kernel_size": 3,
         "hidden_size": 7,
         "flip_probability": 0.2,
@@ -255,7 +255,7 @@ def use_nem(config):
       },
       "bernoulli_decoder": {
         "image_size": (12, 12),
-        "features": (6, 5),
+        "features": (6,),
         "kernel_size": 3,
         "hidden_size": 9,
       },

@@ -203,7 +203,7 @@ def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
       (12, 8),
       "draws 12x8x1: change model.bernoulli_decoder.image_size or the data",
     ),
-    (use_nem, "bernoulli_decoder.image_size", (12, 10), "multiples of 4"),
+    (use_nem, "bernoulli_decoder.image_size", (12, 9), "multiples of 2"),
     (use_dspn, "set_decoder.num_slots", 0, "set_decoder.num_slots=0 must be"),
     (
       use_dspn,
