@@ -129,9 +129,10 @@ def _sections(config):
   for part in _fields(model):
     kinds = typing.get_args(part.type) or (part.type,)
     options = {
-      name: module for name, module in PARTS[part.name].items()
-      if module in kinds
-    }  # fmt: skip
+      name: module
+      for name, module in PARTS[part.name].items()
+      if issubclass(module, kinds)
+    }
     given = [name for name in options if name in config.model]
     if len(given) != 1:
       problem = f"{' and '.join(given)} exclude each other"
