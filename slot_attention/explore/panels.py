@@ -10,6 +10,8 @@ from slot_attention.explore.view import View
 from slot_attention.explore.visit import Visit
 
 _STEP_SECONDS = 0.7  # Of the animation.
+# Without any of these outputs, only the last iteration can be shown.
+_PER_ITERATION = ("attn", "slots_per_iteration", "predictions_per_iteration")
 
 
 class Panel:
@@ -42,7 +44,8 @@ class Panel:
           with html.div().classes("sa-figure sa-trajectory"):
             html.figcaption("Trajectory of the slots")
             self._trajectory = ui.html(sanitize=False)
-      if view.state.iterations:
+      self._has_time = any(x in view.first.outputs for x in _PER_ITERATION)
+      if self._has_time:
         self._build_time(view)
     if view.weights.is_set_prediction:
       with html.section().classes("sa-card"):
@@ -91,7 +94,7 @@ class Panel:
     if "slots_per_iteration" in first.outputs:
       self._trajectory.content = pictures.trajectory(view)
     self._ari.text = pictures.score(view)
-    if view.state.iterations:
+    if self._has_time:
       self._time.value = view.state.t
       self._time_text.text = f"t = {view.state.t} of {view.state.iterations}"
     if view.weights.is_set_prediction:
@@ -271,6 +274,5 @@ def _why_no_blocks(view):
       " choose weights of object discovery."
     )
   return (
-    "The masks of this model come from the whole image and not from its slots,"
-    " so the slots cannot be painted alone."
+    "This model cannot paint slots alone: its masks come from the whole image."
   )

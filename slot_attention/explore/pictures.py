@@ -92,9 +92,11 @@ def highlight(view: View, seen: Seen, image: int, slot: int) -> np.ndarray:
   """Returns the image with all but one slot dimmed, [H, W, 3].
 
   The slot is where its mask is, or else its attention. A slot that is not on
-  the canvas is nowhere.
+  the canvas is nowhere. A model without masks and attention dims nothing.
   """
   picture = photo(seen)
+  if seen.painting is None and "attn" not in seen.outputs:
+    return picture
   share = np.zeros(picture.shape[:2])
   if seen.painting is not None:
     for piece, mask in zip(seen.canvas, seen.painting["masks"]):

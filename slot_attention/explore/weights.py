@@ -18,7 +18,7 @@ from slot_attention.data import clevr
 
 # More slots or iterations than these answer too slowly on two cores.
 MAX_SLOTS = 24
-MAX_ITERATIONS = 16
+MAX_ITERATIONS = 32
 # Programs that stay in memory, a few megabytes each.
 _MAX_PROGRAMS = 24
 
@@ -34,7 +34,7 @@ class Weights:
     run: the loaded run.
     num_slots: K of the training.
     num_iterations: T of the training; 0 if the model has no iterations.
-    fixed_slots: whether K cannot change, as of the Slot MLP.
+    fixed_slots: whether K cannot change, as of the Slot MLP and of DSPN.
     has_decoder: whether slots can be painted without their image.
   """
 
@@ -50,7 +50,8 @@ class Weights:
     section = tasks.slots_section(self.run.config)
     self.num_slots = section.num_slots
     self.num_iterations = section.get("num_iterations", 0)
-    self.fixed_slots = "slot_mlp" in self.run.config.model
+    parts = self.run.config.model
+    self.fixed_slots = "slot_mlp" in parts or "set_decoder" in parts
     self.has_decoder = self.run.task.has_decoder
     self.is_set_prediction = bool(self.run.task.num_outputs)
     # A decoder that does not take is_slot has one program for each number.
@@ -68,8 +69,8 @@ class Weights:
     """Raises a ValueError for K or T that this model does not take."""
     if self.fixed_slots and num_slots != self.num_slots:
       raise ValueError(
-        f"num_slots={num_slots}: the Slot MLP of {self.name} draws"
-        f" {self.num_slots} slots, as its last layer has that size"
+        f"num_slots={num_slots}: the model of {self.name} has learned exactly"
+        f" {self.num_slots} slots"
       )
     if not 1 <= num_slots <= MAX_SLOTS:
       raise ValueError(f"num_slots={num_slots} must be from 1 to {MAX_SLOTS}")

@@ -13,7 +13,14 @@ from slot_attention.explore import pictures, view
 from slot_attention.explore.state import Image, Piece, State
 from slot_attention.explore.weights import Weights
 from slot_attention.training import checkpoints, runs
-from tests.runs import make_run, use_iodine, use_monet, use_slot_mlp
+from tests.runs import (
+  make_run,
+  use_dspn,
+  use_iodine,
+  use_monet,
+  use_nem,
+  use_slot_mlp,
+)
 
 QUICKSTART = State(pretrained="quickstart")
 SECOND = Image("example", 1)
@@ -118,7 +125,7 @@ def test_one_program_serves_every_seed_image_and_edit():
   "fields, words",
   [
     ({"slots": 99}, "num_slots=99 must be from 1 to 24"),
-    ({"iterations": 17}, "num_iterations=17 must be from 1 to 16"),
+    ({"iterations": 33}, "num_iterations=33 must be from 1 to 32"),
     ({"seed": -1}, "seed=-1 must be from 0 to"),
     ({"t": 4}, "t=4 must be from 1 to 3"),
     ({"image": Image("example", 16)}, "example:16 must be from 0 to 15"),
@@ -140,30 +147,41 @@ def test_an_image_of_another_kind_is_noted():
   assert "its brightness is 0.78, theirs are" in view.see(state, own).note
 
 
+@pytest.mark.parametrize(
+  "use, decodes",
+  [
+    (use_slot_mlp, True),
+    (use_iodine, True),
+    (use_monet, False),
+    (use_nem, False),
+    (use_dspn, False),
+  ],
+)
 def test_the_baseline_and_the_rivals_work_or_say_what_they_lack(
-  config, tmp_path
+  config, tmp_path, use, decodes
 ):
   config.num_cpu_devices = 1
-  for use, decodes in (
-    (use_slot_mlp, True), (use_iodine, True), (use_monet, False)
-  ):  # fmt: skip
-    changed = config.copy_and_resolve_references()
-    use(changed)
-    workdir = save_run(tmp_path / use.__name__, changed)
-    seen = view.see(State(workdir=workdir))
+  use(config)
+  workdir = save_run(tmp_path / "run", config)
+  seen = view.see(State(workdir=workdir))
+  assert (seen.first.slots is not None) == decodes
+  assert len(pictures.to_png(seen)) > 1_000
+  assert pictures.highlight(seen, seen.first, 0, 1).shape[:2] == (12, 12)
+  if use is use_dspn:
+    assert len(pictures.predictions(seen)) == 5
+    assert pictures.table(seen).count("data-slot") == 5
+  else:
     assert seen.first.painting["masks"].shape[1:] == (12, 12, 1)
-    assert (seen.first.slots is not None) == decodes
-    assert len(pictures.to_png(seen)) > 1_000
-    if decodes:
-      state = State(workdir=workdir, canvas=(Piece(0, 2), Piece(0, 3)))
-      painting = view.see(state).first.painting
-      np.testing.assert_allclose(painting["masks"].sum(0), 1, atol=1e-5)
-    if use is use_slot_mlp:
-      with pytest.raises(ValueError, match="num_slots=4: the Slot MLP of"):
-        view.see(State(workdir=workdir, slots=4))
-    if use is not use_iodine:
-      with pytest.raises(ValueError, match="num_iterations=2: the model of"):
-        view.see(State(workdir=workdir, iterations=2))
+  if decodes:
+    state = State(workdir=workdir, canvas=(Piece(0, 2), Piece(0, 3)))
+    painting = view.see(state).first.painting
+    np.testing.assert_allclose(painting["masks"].sum(0), 1, atol=1e-5)
+  if use in (use_slot_mlp, use_dspn):
+    with pytest.raises(ValueError, match="num_slots=4: .* exactly 5 slots"):
+      view.see(State(workdir=workdir, slots=4))
+  if use in (use_slot_mlp, use_monet):
+    with pytest.raises(ValueError, match="num_iterations=2: the model of"):
+      view.see(State(workdir=workdir, iterations=2))
 
 
 def test_the_arrays_of_a_view_are_exported():
