@@ -6,7 +6,7 @@ Muon updates kernels, batches are small, gradients are clipped, and the learning
 rate falls to zero along a cosine. `training/optimizers.py` says where Muon is
 from.
 
-Measured here: the first 10,000 steps, see docs/results.md.
+Measured here: the first 16,710 steps, see docs/results.md.
 """
 
 from ml_collections import ConfigDict
