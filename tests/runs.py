@@ -284,8 +284,64 @@ def use_dspn(config):
   )
 
 
+def use_invariant(config):
+  config.model.invariant_slot_attention = ConfigDict(
+    {
+      "num_slots": 4,
+      "num_iterations": 2,
+      "slot_size": 8,
+      "mlp_hidden_size": 7,
+      "grid_mlp_size": 9,
+      "epsilon": 1e-8,
+      "frame": "translation_and_scale",
+    }
+  )
+  config.model.invariant_decoder = config.model.decoder
+  config.model.invariant_decoder.frame = "translation_and_scale"
+  del config.model.slot_attention
+  del config.model.decoder
+
+
+def use_mesh(config):
+  config.model.mesh_attention = ConfigDict(
+    {
+      "num_slots": config.model.slot_attention.num_slots,
+      "num_iterations": 2,
+      "slot_size": 8,
+      "mlp_hidden_size": 7,
+      "sinkhorn_iterations": 2,
+      "mesh_steps": 1,
+      "mesh_rate": 1.0,
+    }
+  )
+  del config.model.slot_attention
+
+
+def use_adaslot(config):
+  config.task = "adaptive_object_discovery"
+  config.loss = ConfigDict({"sparsity": 0.1})
+  config.model.slot_selector = ConfigDict(
+    {"hidden_size": 6, "temperature": 1.0}
+  )
+
+
+def use_adaptive_invariant(config):
+  use_invariant(config)
+  use_adaslot(config)
+
+
+# The successors of Slot Attention that have modules of their own.
+USE_SUCCESSOR = (use_adaptive_invariant, use_mesh)
+
 # The models, for tests of what all of them share.
-USE_MODEL = (use_slot_attention, use_iodine, use_monet, use_nem, use_dspn)
+USE_MODEL = (
+  use_slot_attention,
+  use_iodine,
+  use_monet,
+  use_nem,
+  use_dspn,
+  *USE_SUCCESSOR,
+)
 
 
 def final_state(workdir, step):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import configs
-from configs import dspn, iodine, monet, nem, smoke
+from configs import adaslot, dspn, invariant, iodine, monet, nem, smoke
 from slot_attention import tasks, validation
 from slot_attention.data import datasets
 from slot_attention.training import (
@@ -22,9 +22,13 @@ from slot_attention.training import (
   train,
 )
 from tests.runs import (
+  USE_SUCCESSOR,
   make_config,
+  use_adaslot,
   use_dspn,
+  use_invariant,
   use_iodine,
+  use_mesh,
   use_monet,
   use_nem,
   use_slot_mlp,
@@ -42,6 +46,12 @@ RIVALS = [
   f"{rival.__name__.partition('.')[2]}:{name}"
   for rival in (dspn, iodine, monet, nem)
   for name in getattr(rival, "_VALUES", None) or rival.NAMES
+]
+SUCCESSORS = [
+  *(f"invariant:{name}" for name in invariant._VALUES),
+  *(f"adaslot:{name}" for name in adaslot._SPARSITY),
+  "mesh:quickstart",
+  "mesh:clevr_set_prediction",
 ]
 
 
@@ -130,7 +140,7 @@ def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
 
 
 @pytest.mark.parametrize(
-  "use_model", [use_iodine, use_monet, use_nem, use_dspn]
+  "use_model", [use_iodine, use_monet, use_nem, use_dspn, *USE_SUCCESSOR]
 )
 def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
   config, use_model
@@ -211,6 +221,20 @@ def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
       18,
       "model.set_decoder.num_outputs=18 does not fit the 19 numbers",
     ),
+    (
+      use_invariant,
+      "invariant_slot_attention.frame",
+      "translation",
+      r"model.the frames of slots \(translation\) and decoder \(translation_",
+    ),
+    (
+      use_invariant,
+      "invariant_decoder.broadcast_size",
+      (12, 11),
+      "draws 12x11x3: change model.invariant_decoder.broadcast_size",
+    ),
+    (use_mesh, "mesh_attention.mesh_steps", -1, "mesh_attention.mesh_steps=-1"),
+    (use_adaslot, "slot_selector.hidden_size", 0, "slot_selector.hidden_size="),
   ],
 )
 def test_bad_values_of_a_rival_are_named(
@@ -284,7 +308,7 @@ def test_what_happens_every_so_often_fits_the_dispatches(config, field):
 @pytest.mark.parametrize(
   "field, value, words",
   [
-    ("task", "dreaming", "task='dreaming' is not one of dspn, iodine, "),
+    ("task", "dreaming", "task='dreaming' is not one of adaptive_objec"),
     ("batch_size", 6, "batch_size=6 is not a multiple of the 4 devices"),
     ("eval_batch_size", 2, "eval_batch_size=2 is not a multiple of the 4"),
     ("num_steps", 0, "num_steps=0 must be at least 1"),
@@ -332,7 +356,9 @@ def test_missing_unknown_and_mistyped_fields_are_named(config):
     validation.checked(wrong)
   wrong = config.copy_and_resolve_references()
   del wrong.model.decoder
-  with pytest.raises(ValueError, match="config.model: decoder is missing"):
+  with pytest.raises(
+    ValueError, match="decoder or invariant_decoder is missing"
+  ):
     validation.checked(wrong)
   wrong = config.copy_and_resolve_references()
   wrong.model.decodr = wrong.model.decoder
@@ -384,7 +410,7 @@ def test_too_few_and_too_many_slots_are_warned_of(
   assert (words or "") in caplog.text and bool(words) == bool(caplog.text)
 
 
-@pytest.mark.parametrize("name", [*configs.names(), *RIVALS])
+@pytest.mark.parametrize("name", [*configs.names(), *RIVALS, *SUCCESSORS])
 def test_every_config_passes_the_door_as_it_stands(name):
   config = configs.load(name)
   assert validation.checked(config) == config  # Every field is listed.

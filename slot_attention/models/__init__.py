@@ -1,5 +1,9 @@
 """Models: functions of arrays, without configs, tasks or files."""
 
+from slot_attention.models.adaslot import (
+  AdaptiveObjectDiscovery,
+  SlotSelector,
+)
 from slot_attention.models.attention import SlotAttention, soft_k_means
 from slot_attention.models.dspn import (
   DSPN,
@@ -9,7 +13,12 @@ from slot_attention.models.dspn import (
   code_loss,
   from_targets,
 )
+from slot_attention.models.invariant import (
+  InvariantDecoder,
+  InvariantSlotAttention,
+)
 from slot_attention.models.iodine import Iodine, RefinementNetwork
+from slot_attention.models.mesh import MeshAttention
 from slot_attention.models.mixtures import PixelDecoder
 from slot_attention.models.monet import (
   AttentionNetwork,
@@ -23,24 +32,29 @@ from slot_attention.models.nem import (
   NeuralEM,
   RecurrentCell,
 )
+from slot_attention.models.slot_mlp import SlotMLP
 from slot_attention.models.slot_models import (
   Encoder,
   ObjectDiscovery,
   SetPrediction,
   SetPredictor,
-  SlotMLP,
   SpatialBroadcastDecoder,
 )
+from slot_attention.models.video import SlotPredictor, VideoDiscovery
 
 __all__ = [
   "DSPN",
+  "AdaptiveObjectDiscovery",
   "AttentionNetwork",
   "BernoulliDecoder",
   "ComponentEncoder",
   "Encoder",
   "InputNetwork",
+  "InvariantDecoder",
+  "InvariantSlotAttention",
   "Iodine",
   "MONet",
+  "MeshAttention",
   "NeuralEM",
   "ObjectDiscovery",
   "PixelDecoder",
@@ -53,7 +67,10 @@ __all__ = [
   "SetPredictor",
   "SlotAttention",
   "SlotMLP",
+  "SlotPredictor",
+  "SlotSelector",
   "SpatialBroadcastDecoder",
+  "VideoDiscovery",
   "code_loss",
   "from_targets",
   "monet_loss",

@@ -18,6 +18,7 @@ from slot_attention.models.layers import (
   MLP,
   LayerNorm,
   Projection,
+  check_initial,
   example_noise,
 )
 
@@ -178,19 +179,7 @@ class SlotAttention(nn.Module):
         )
       is_input = inputs_mask.astype(bool)[..., None]
 
-    if slots is not None and noise is not None:
-      raise ValueError(
-        f"slots of shape {slots.shape} and noise of shape {noise.shape} exclude"
-        " each other: noise makes the initial slots, slots replaces them"
-      )
-    for name, x in (("initial slots", slots), ("noise", noise)):
-      if x is not None and (
-        x.ndim != 3 or x.shape[::2] != (batch_size, self.slot_size)
-      ):
-        raise ValueError(
-          f"{name} of shape {x.shape} must have shape [B, K, D] ="
-          f" [{batch_size}, K, {self.slot_size}]"
-        )
+    check_initial(slots, noise, batch_size, self.slot_size)
     if noise is not None:
       num_slots = noise.shape[1]
     mu, sigma = self._gaussian(num_slots)

@@ -81,6 +81,23 @@ class Projection(nn.Module):
     return x @ (kernel.T if transpose else kernel)
 
 
+def position_grid(height: int, width: int) -> jax.Array:
+  """Returns the distances to the four borders, [1, height, width, 4] (E.2).
+
+  The channels are y, x, 1 - y and 1 - x. Each of them is linear, from 0 at one
+  border to 1 at the opposite one.
+  """
+  y, x = jnp.meshgrid(
+    jnp.linspace(0, 1, height), jnp.linspace(0, 1, width), indexing="ij"
+  )
+  return jnp.stack([y, x, 1 - y, 1 - x], axis=-1)[None]
+
+
+def linear_coordinates(height: int, width: int) -> jax.Array:
+  """Returns y and x, each from -1 to 1, [1, height, width, 2]."""
+  return 2 * position_grid(height, width)[..., :2] - 1
+
+
 def example_noise(
   key: jax.Array, example_ids: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
@@ -91,3 +108,38 @@ def example_noise(
   """
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
   return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def check_initial(
+  slots: jax.Array | None,
+  noise: jax.Array | None,
+  batch_size: int,
+  slot_size: int,
+  noise_size: int | None = None,
+) -> None:
+  """Checks the initial slots and the noise of a call.
+
+  Args:
+    slots: None or [batch_size, K, slot_size].
+    noise: None or [batch_size, K, noise_size].
+    batch_size: B.
+    slot_size: size of the initial slots.
+    noise_size: size of the noise; None is that of the slots.
+
+  Raises:
+    ValueError: if both are given or a shape does not fit.
+  """
+  if slots is not None and noise is not None:
+    raise ValueError(
+      f"slots of shape {slots.shape} and noise of shape {noise.shape} exclude"
+      " each other: noise makes the initial slots, slots replaces them"
+    )
+  for name, x, size in (
+    ("initial slots", slots, slot_size),
+    ("noise", noise, noise_size or slot_size),
+  ):
+    if x is not None and (x.ndim != 3 or x.shape[::2] != (batch_size, size)):
+      raise ValueError(
+        f"{name} of shape {x.shape} must have shape [B, K, D] ="
+        f" [{batch_size}, K, {size}]"
+      )

@@ -18,7 +18,7 @@ from slot_attention.models.convolutions import (
   relu,
   sum_of_broadcast,
 )
-from slot_attention.models.slot_models import position_grid
+from slot_attention.models.layers import linear_coordinates
 
 ACTIVATIONS = {"elu": nn.elu, "relu": relu}
 PADDINGS = ("SAME", "VALID")
@@ -32,11 +32,6 @@ def to_unit(images: jax.Array) -> jax.Array:
 def from_unit(images: jax.Array) -> jax.Array:
   """Maps images in [0, 1] to [-1, 1]."""
   return 2 * images - 1
-
-
-def linear_coordinates(height: int, width: int) -> jax.Array:
-  """Returns y and x, each from -1 to 1, [1, height, width, 2]."""
-  return 2 * position_grid(height, width)[..., :2] - 1
 
 
 def mixture_log_prob(log_probs: jax.Array, log_masks: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The paper's two models and the Slot MLP baseline (appendix E).
+"""The paper's two models (appendix E).
 
 Letters in shapes: B batch, H and W image, C colour channels, h and w feature
 map, N = h w inputs, K slots, D slot size, T iterations.
@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least
-from slot_attention.models.attention import SlotAttention
 from slot_attention.models.convolutions import (
   Conv,
   ConvTranspose,
@@ -19,30 +18,28 @@ from slot_attention.models.convolutions import (
   relu,
   sum_of_broadcast,
 )
-from slot_attention.models.layers import MLP, Dense, LayerNorm
-
-
-def position_grid(height: int, width: int) -> jax.Array:
-  """Returns the distances to the four borders, [1, height, width, 4] (E.2).
-
-  The channels are y, x, 1 - y and 1 - x. Each of them is linear, from 0 at one
-  border to 1 at the opposite one.
-  """
-  y, x = jnp.meshgrid(
-    jnp.linspace(0, 1, height), jnp.linspace(0, 1, width), indexing="ij"
-  )
-  return jnp.stack([y, x, 1 - y, 1 - x], axis=-1)[None]
+from slot_attention.models.layers import (
+  MLP,
+  Dense,
+  LayerNorm,
+  linear_coordinates,
+  position_grid,
+)
+from slot_attention.models.slot_mlp import SlotMLP
 
 
 class SoftPositionEmbedding(nn.Module):
   """Adds a learned projection of the position grid (E.2)."""
 
   @nn.compact
-  def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Maps [B, h, w, D] to [B, h, w, D]."""
-    _, height, width, size = inputs.shape
-    grid = position_grid(height, width).astype(inputs.dtype)
-    return inputs + Dense(size, name="dense")(grid)
+  def __call__(
+    self, inputs: jax.Array, grid: jax.Array | None = None
+  ) -> jax.Array:
+    """Maps [B, h, w, D] to [B, h, w, D], or [..., D] with a grid [..., C]."""
+    if grid is None:
+      grid = position_grid(*inputs.shape[1:3])
+    grid = grid.astype(inputs.dtype)
+    return inputs + Dense(inputs.shape[-1], name="dense")(grid)
 
 
 class Encoder(nn.Module):
@@ -86,53 +83,6 @@ class Encoder(nn.Module):
       x = SoftPositionEmbedding(name="position_embedding")(x)
     x = LayerNorm(name="layer_norm")(x)
     return MLP((self.mlp_size, self.mlp_size), name="mlp")(x)
-
-
-class SlotMLP(nn.Module):
-  """The baseline that replaces Slot Attention (Tables 9 and 10).
-
-  Attributes:
-    num_slots: number of slots K, fixed by the size of the last layer.
-    slot_size: size D of a slot.
-    hidden_sizes: hidden sizes of the MLP over all inputs: (512, 512) for set
-      prediction, (512, 1024, 1024) for object discovery.
-    slot_mlp_sizes: sizes of the MLP shared by the slots: () for set prediction,
-      (64, 64) for object discovery, where the last one is the slot size.
-    grid_size: side of the square grid to which the inputs are resized.
-  """
-
-  num_slots: int
-  slot_size: int = 64
-  hidden_sizes: tuple[int, ...] = (512, 512)
-  slot_mlp_sizes: tuple[int, ...] = ()
-  grid_size: int = 16
-
-  def __post_init__(self):
-    check_at_least("num_slots", self.num_slots, 1)
-    check_at_least("slot_size", self.slot_size, 1)
-    check_at_least("hidden_sizes", self.hidden_sizes, 1)
-    check_at_least("slot_mlp_sizes", self.slot_mlp_sizes, 1)
-    check_at_least("grid_size", self.grid_size, 1)
-    super().__post_init__()
-
-  @nn.compact
-  def __call__(self, inputs: jax.Array) -> dict[str, jax.Array]:
-    """Maps a feature map [B, h, w, D_inputs] to {"slots": [B, K, D]}."""
-    batch_size, _, _, inputs_size = inputs.shape
-    # Bilinear without antialiasing, as TensorFlow resizes.
-    x = jax.image.resize(
-      inputs,
-      (batch_size, self.grid_size, self.grid_size, inputs_size),
-      "bilinear",
-      antialias=False,
-    )
-    x = x.reshape(batch_size, -1)
-    sizes = (*self.hidden_sizes, self.num_slots * self.slot_size)
-    x = MLP(sizes, name="mlp")(x)
-    slots = x.reshape(batch_size, self.num_slots, self.slot_size)
-    if self.slot_mlp_sizes:
-      slots = MLP(self.slot_mlp_sizes, name="slot_mlp")(slots)
-    return {"slots": slots}
 
 
 class SpatialBroadcastDecoder(nn.Module):
@@ -207,11 +157,8 @@ class SpatialBroadcastDecoder(nn.Module):
         masks: [B, K, H, W, 1], alpha masks that sum to 1 over the slots;
         recon_combined: [B, H, W, C], the sum over slots of masks * recons.
     """
-    batch_size, num_slots, size = slots.shape
-    position = self.position_embedding(
-      jnp.zeros((1, *self.broadcast_size, size), slots.dtype)
-    )
-    slots = slots.reshape(batch_size * num_slots, 1, 1, size)
+    batch_size, num_slots, _ = slots.shape
+    slots, position = self._broadcast(slots)
     if self._use_shortcut:
       slots, position = convolve_broadcast(self.convs[0], slots, position)
     if self.remat_chunk_size and not self.is_initializing():
@@ -230,6 +177,14 @@ class SpatialBroadcastDecoder(nn.Module):
       "masks": masks,
       "recon_combined": jnp.sum(masks * recons, axis=1),
     }
+
+  def _broadcast(self, slots):
+    """Returns [B K, 1, 1, D] and [1, h, w, D], whose sum is to be decoded."""
+    batch_size, num_slots, size = slots.shape
+    position = self.position_embedding(
+      jnp.zeros((1, *self.broadcast_size, size), slots.dtype)
+    )
+    return slots.reshape(batch_size * num_slots, 1, 1, size), position
 
   @property
   def _use_shortcut(self):
@@ -269,8 +224,20 @@ class ObjectDiscovery(nn.Module):
   """Autoencoder whose bottleneck is a set of slots (Section 2.2)."""
 
   encoder: Encoder
-  slot_attention: SlotAttention | SlotMLP
+  slot_attention: nn.Module  # `SlotAttention`, the Slot MLP, or another one.
   decoder: SpatialBroadcastDecoder
+
+  def __post_init__(self):
+    of_slots, of_decoder = (
+      getattr(part, "frame", None)
+      for part in (self.slot_attention, self.decoder)
+    )
+    if of_slots != of_decoder:
+      raise ValueError(
+        f"the frames of slots ({of_slots}) and decoder ({of_decoder}) differ:"
+        " Invariant Slot Attention and its decoder need the same frame"
+      )
+    super().__post_init__()
 
   def __call__(self, images: jax.Array, **kwargs) -> dict[str, jax.Array]:
     """Decomposes images into slots and reconstructs them.
@@ -298,7 +265,7 @@ class ObjectDiscovery(nn.Module):
       )
     outputs = _slots(self.slot_attention, self.encoder(images), kwargs)
     # The decoder computes in the precision of the encoder.
-    return {**outputs, **self.decode(outputs["slots"].astype(images.dtype))}
+    return {**outputs, **self.decoder(outputs["slots"].astype(images.dtype))}
 
   def decode(
     self, slots: jax.Array, is_slot: jax.Array | None = None
@@ -334,7 +301,7 @@ class SetPrediction(nn.Module):
   """Predicts the set of objects in an image (Section 2.3)."""
 
   encoder: Encoder
-  slot_attention: SlotAttention | SlotMLP
+  slot_attention: nn.Module
   classifier: SetPredictor
 
   def __call__(self, images: jax.Array, **kwargs) -> dict[str, jax.Array]:
@@ -381,6 +348,9 @@ def _slots(module, features, kwargs):
       )
     return module(features)
   batch_size, height, width, size = features.shape
+  if hasattr(module, "frame"):
+    grid = linear_coordinates(height, width).reshape(height * width, 2)
+    kwargs = {**kwargs, "grid": grid}
   return module(features.reshape(batch_size, height * width, size), **kwargs)
 
 

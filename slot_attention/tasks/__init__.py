@@ -7,6 +7,7 @@ own, is one more function in `discovery` or `sets` and one more line of
 """
 
 from slot_attention.tasks.discovery import (
+  adaptive_object_discovery,
   iodine,
   monet,
   nem,
@@ -29,6 +30,7 @@ __all__ = [
   "TASKS",
   "Arrays",
   "Task",
+  "adaptive_object_discovery",
   "check_task",
   "dspn",
   "iodine",

@@ -18,6 +18,26 @@ def object_discovery(
   )
 
 
+def adaptive_object_discovery(
+  model: models.AdaptiveObjectDiscovery, *, max_objects: int, sparsity: float
+) -> Task:
+  """Makes the task of AdaSlot.
+
+  Args:
+    model: to train.
+    max_objects: in an image.
+    sparsity: weight of the share of slots that are kept, beside the squared
+      error (`SparsePenalty` in the paper's code).
+  """
+  check_at_least("loss.sparsity", sparsity, 0)
+
+  def loss(outputs, batch):
+    share = outputs["keep"].mean(axis=1)
+    return _squared_error(outputs, batch) + sparsity * share
+
+  return _discovery(model, loss, max_objects, model.decoder.image_shape)
+
+
 def iodine(model: models.Iodine, *, max_objects: int) -> Task:
   """Makes the task of IODINE: refinement t of T weighs t / T in the loss."""
 
@@ -89,6 +109,8 @@ def _discovery(model, loss, max_objects, image_shape):
     measured = {"loss": loss(outputs, batch)}
     if loss is not _squared_error:
       measured["mse"] = _squared_error(outputs, batch)
+    if "keep" in outputs:  # Of AdaSlot.
+      measured["kept_slots"] = outputs["keep"].sum(axis=1)
     if "segments" in batch:
       measured |= metrics.segmentation_metrics(
         outputs["masks"], batch["segments"], num_segments=max_objects + 1

@@ -18,6 +18,10 @@ from slot_attention.tasks.task import Task
 # it. The keyword arguments of the function, but max_objects, are the options in
 # config.loss.
 TASKS: dict[str, tuple[type[nn.Module], Callable[..., Task]]] = {
+  "adaptive_object_discovery": (
+    models.AdaptiveObjectDiscovery,
+    discovery.adaptive_object_discovery,
+  ),
   "dspn": (models.DSPN, sets.dspn),
   "iodine": (models.Iodine, discovery.iodine),
   "monet": (models.MONet, discovery.monet),
@@ -34,8 +38,14 @@ PARTS: dict[str, dict[str, type[nn.Module]]] = {
   "slot_attention": {
     "slot_attention": models.SlotAttention,
     "slot_mlp": models.SlotMLP,
+    "mesh_attention": models.MeshAttention,
+    "invariant_slot_attention": models.InvariantSlotAttention,
   },
-  "decoder": {"decoder": models.SpatialBroadcastDecoder},
+  "decoder": {
+    "decoder": models.SpatialBroadcastDecoder,
+    "invariant_decoder": models.InvariantDecoder,
+  },
+  "slot_selector": {"slot_selector": models.SlotSelector},
   "classifier": {"classifier": models.SetPredictor},
   "refinement": {"refinement": models.RefinementNetwork},
   "attention": {"attention": models.AttentionNetwork},

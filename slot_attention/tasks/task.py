@@ -62,7 +62,13 @@ class Task:
     return jax.jit(self.model.init)(rngs, images)["params"]
 
   def apply(
-    self, params: Any, batch: Arrays, key: jax.Array, **kwargs
+    self,
+    params: Any,
+    batch: Arrays,
+    key: jax.Array,
+    *,
+    training: bool = False,
+    **kwargs,
   ) -> Arrays:
     """Applies the model to a normalised batch.
 
@@ -70,15 +76,20 @@ class Task:
       params: of the model.
       batch: see `normalize`. If it has no example_ids, they are 0 .. B-1.
       key: of the initial slots' noise, beside each example's id.
+      training: whether the model has the random stream "training" as well, for
+        noise that evaluations do not have.
       **kwargs: num_slots, num_iterations, slots, noise: see `SlotAttention`.
     """
     more = {name: batch[name] for name in self.more_inputs if name in batch}
+    rngs = {"slots": key}
+    if training:
+      rngs["training"] = jax.random.fold_in(key, 1)
     return self.model.apply(
       {"params": self._cast(params)},
       batch["images"].astype(self.compute_dtype),
       **more,
       example_ids=batch.get("example_ids"),
-      rngs={"slots": key},
+      rngs=rngs,
       **kwargs,
     )
 

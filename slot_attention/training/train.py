@@ -189,7 +189,8 @@ def make_train_step(
 
     def mean_loss(params):
       key = jax.random.fold_in(slots_key, state.step)
-      return jnp.mean(task.loss(task.apply(params, batch, key), batch))
+      outputs = task.apply(params, batch, key, training=True)
+      return jnp.mean(task.loss(outputs, batch))
 
     loss, grads = jax.value_and_grad(mean_loss)(state.params)
     loss, grads = parallel.mean_over_devices((loss, grads))

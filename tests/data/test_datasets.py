@@ -42,7 +42,17 @@ def test_a_missing_field_is_named(tmp_path):
   "name",
   sorted(
     set(configs.names())
-    - {"smoke", "slot_mlp", "iodine", "monet", "nem", "dspn"}
+    - {
+      "smoke",
+      "slot_mlp",
+      "iodine",
+      "monet",
+      "nem",
+      "dspn",
+      "invariant",
+      "mesh",
+      "adaslot",
+    }
   ),
 )
 def test_every_config_has_a_data_section_that_is_known(name):

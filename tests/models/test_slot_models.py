@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slot_attention.models import slot_models
+from slot_attention import models
+from slot_attention.models import layers, slot_models
 from slot_attention.models.attention import SlotAttention
 
 B, H, W, C, K, D = 2, 12, 16, 3, 5, 8
@@ -103,10 +104,10 @@ def test_parameters_of_set_prediction_counted_by_hand():
 
 def test_parameters_of_the_slot_mlp_baselines_counted_by_hand():
   inputs = 16 * 16 * 64
-  prediction = slot_models.SlotMLP(num_slots=10)
+  prediction = models.SlotMLP(num_slots=10)
   by_hand = dense(inputs, 512) + dense(512, 512) + dense(512, 640)
   assert count(prediction, (32, 32, 64)) == by_hand
-  discovery = slot_models.SlotMLP(
+  discovery = models.SlotMLP(
     num_slots=7, hidden_sizes=(512, 1024, 1024), slot_mlp_sizes=(64, 64)
   )
   by_hand = dense(inputs, 512) + dense(512, 1024) + dense(1024, 1024)
@@ -206,7 +207,7 @@ def test_noise_passes_through_the_whole_model_without_a_random_stream():
 
 def test_slot_mlp_replaces_slot_attention_with_fixed_k():
   module = small_discovery().clone(
-    slot_attention=slot_models.SlotMLP(
+    slot_attention=models.SlotMLP(
       num_slots=K, slot_size=D, hidden_sizes=(20,), slot_mlp_sizes=(9, D)
     )
   )
@@ -221,7 +222,7 @@ def test_slot_mlp_replaces_slot_attention_with_fixed_k():
 
 
 def test_position_grid_measures_the_distance_to_each_border():
-  grid = slot_models.position_grid(3, 5)
+  grid = layers.position_grid(3, 5)
   assert grid.shape == (1, 3, 5, 4)
   np.testing.assert_allclose(grid[0, 0, 0], [0, 0, 1, 1])
   np.testing.assert_allclose(grid[0, 2, 1], [1, 0.25, 0, 0.75])

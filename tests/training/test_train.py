@@ -24,6 +24,7 @@ from tests.runs import (
   assert_equal_trees,
   final_state,
   read_lines,
+  use_adaptive_invariant,
   use_dspn,
   use_iodine,
   use_monet,
@@ -167,6 +168,7 @@ def test_one_device_and_four_give_the_same_numbers(
     (use_monet, "adam"),
     (use_nem, "adam"),
     (use_dspn, "adam"),
+    (use_adaptive_invariant, "adam"),
   ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(

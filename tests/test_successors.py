@@ -1,0 +1,111 @@
+"""Tests that every command takes the successors as it takes Slot Attention.
+
+Their equations are tested in tests/models; resuming and devices in
+tests/training.
+"""
+
+from ml_collections import ConfigDict
+import numpy as np
+import PIL.Image
+import pytest
+
+from slot_attention import predict, pretrained, tasks
+from slot_attention.paper import figures
+from slot_attention.training import checkpoints, evaluate, runs, sweep, train
+from tests.runs import (
+  USE_SUCCESSOR,
+  make_config,
+  read_lines,
+  use_invariant,
+  use_mesh,
+)
+
+
+@pytest.fixture(name="run", params=USE_SUCCESSOR, scope="module")
+def _run(request, tmp_path_factory):
+  """Returns the config and the folder of a trained run."""
+  folder = tmp_path_factory.mktemp("successor")
+  config = make_config(folder / "data")
+  request.param(config)
+  train.train(config, folder / "run")
+  return runs.load_config(folder / "run"), folder / "run"
+
+
+def test_a_run_has_the_metrics_and_pictures_of_object_discovery(run):
+  config, workdir = run
+  (folder,) = workdir.glob("eval_*")
+  assert {path.name for path in folder.iterdir()} == {
+    "metrics.json", "slots.png", "attention.png",
+  }  # fmt: skip
+  line = read_lines(workdir)[-1]
+  names = {"step", "split", "loss", "fg_ari", "ari", "mbo"}
+  if config.task == "adaptive_object_discovery":
+    names |= {"mse", "kept_slots"}
+    # The loss has 0.1 times the share of the four slots that are kept.
+    share = line["kept_slots"] / 4
+    assert line["loss"] == pytest.approx(line["mse"] + 0.1 * share, abs=1e-5)
+  assert line.keys() == names
+
+
+def test_an_evaluation_repeats_itself_and_may_have_other_slots(run):
+  config, workdir = run
+  first = evaluate.evaluate_run(config, workdir)
+  assert evaluate.evaluate_run(config, workdir) == first
+  config = config.copy_and_resolve_references()
+  tasks.slots_section(config).num_slots = 3
+  if "invariant_slot_attention" in config.model:  # It learns K vectors.
+    with pytest.raises(checkpoints.MisfitError, match="slots_init is saved"):
+      evaluate.evaluate_run(config, workdir)
+  else:
+    assert evaluate.evaluate_run(config, workdir)["loss"] != first["loss"]
+
+
+def test_a_sweep_has_iterations_and_slots(run, monkeypatch):
+  config, workdir = run
+  monkeypatch.setattr(sweep, "SWEPT_ITERATIONS", (1, 2))
+  rows = sweep.sweep_run(config, workdir)
+  swept = [x["num_iterations"] for x in rows if x["sweep"] == "iterations"]
+  assert swept == [1, 2]
+
+
+def test_figures_and_your_own_images(run, tmp_path):
+  config, workdir = run
+  image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+  PIL.Image.fromarray(image).save(tmp_path / "a.png")
+  arguments = [f"--workdir={workdir}", f"--to={tmp_path}/out"]
+  predict.main(
+    [*arguments, str(tmp_path / "a.png"), "--num_slots=3", "--num_iterations=4"]
+  )
+  with np.load(tmp_path / "out/a/outputs.npz") as outputs:
+    assert outputs["masks"].shape == (3, 12, 12, 1)
+    assert outputs["attn"].shape == (4, 36, 3)
+  figures.main([f"--workdir={workdir}", f"--to={tmp_path}", "--num_images=1"])
+  names = {path.name for path in tmp_path.glob("figure_*")}
+  # Learned initial slots cannot be more than they were in training.
+  drawn = {"20", "3a", "3b", "3c", "4"}
+  if "invariant_slot_attention" in config.model:
+    drawn.remove("20")
+  assert names == {f"figure_{x}.png" for x in drawn}
+
+
+@pytest.mark.parametrize("use_successor", [use_invariant, use_mesh])
+def test_sets_are_predicted_as_well(set_config, tmp_path, use_successor):
+  set_config.model.decoder = ConfigDict()
+  use_successor(set_config)
+  del set_config.model[
+    "decoder" if use_successor is use_mesh else "invariant_decoder"
+  ]
+  set_config.loss.use_all_iterations = True
+  metrics = train.train(set_config, tmp_path)
+  assert {"loss", "attn_ari", "ap_0.25"} < set(metrics)
+  assert list(tmp_path.glob("eval_*/predictions.png"))
+
+
+def test_weights_are_exported_and_loaded(run, tmp_path, monkeypatch):
+  _, workdir = run
+  monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+  card = pretrained.export(
+    workdir, tmp_path / "x", command="x", hardware="y", date="2026-01-02"
+  )
+  assert card["evaluation"]["num_slots"] == 4
+  assert pretrained.load("x").step == 6
