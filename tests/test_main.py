@@ -15,11 +15,20 @@ from tests.data.test_originals import write_records
 from tests.data.test_tetrominoes import GENUINE
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(
-  path.stem
-  for path in (ROOT / "configs").glob("*.py")
-  if path.stem not in ("__init__", "smoke")
-)
+# Each of these has another model, task or data set. The other configs only
+# change values, and `tests/test_validation.py` checks all values.
+DIFFERENT = {
+  "quickstart", "clevr_set_prediction", "slot_mlp", "iodine", "monet", "nem",
+  "dspn", "invariant", "mesh", "adaslot",
+}  # fmt: skip
+CONFIGS = [
+  pytest.param(name, marks=[] if name in DIFFERENT else pytest.mark.slow)
+  for name in sorted(
+    path.stem
+    for path in (ROOT / "configs").glob("*.py")
+    if path.stem not in ("__init__", "smoke")
+  )
+]
 
 
 def run(*arguments, cwd=ROOT, code=0, prelude=""):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import urllib.parse
 
-from nicegui import app, ui
+from nicegui import app, binding, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 
@@ -30,6 +30,8 @@ def serve(host: str, port: int, query: Mapping[str, str], *, show: bool):
     query: of the first view.
     show: whether to open the page in a browser.
   """
+  # In seconds. NiceGUI would warn of every pause of a busy machine.
+  binding.MAX_PROPAGATION_TIME = 1.0
   first = f"/?{urllib.parse.urlencode(query)}" if query else "/"
   address = f"http://{host}:{port}{first}"
   app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
