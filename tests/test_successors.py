@@ -62,10 +62,10 @@ def test_an_evaluation_repeats_itself_and_may_have_other_slots(run):
 
 def test_a_sweep_has_iterations_and_slots(run, monkeypatch):
   config, workdir = run
-  monkeypatch.setattr(sweep, "SWEPT_ITERATIONS", (1, 2))
+  monkeypatch.setattr(sweep, "SWEPT_ITERATIONS", (1, 3))
   rows = sweep.sweep_run(config, workdir)
   swept = [x["num_iterations"] for x in rows if x["sweep"] == "iterations"]
-  assert swept == [1, 2]
+  assert swept == [1, 3]
 
 
 def test_figures_and_your_own_images(run, tmp_path):

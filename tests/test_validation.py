@@ -96,6 +96,7 @@ def all_changes():
     yield path, action, VALUES[rng.integers(len(VALUES))]
 
 
+@pytest.mark.slow
 def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
   tmp_path, monkeypatch
 ):

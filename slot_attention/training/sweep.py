@@ -75,7 +75,7 @@ def sweep_run(
   swept = SWEPT_ITERATIONS if iterations else (None,)
   if iterations >= max(SWEPT_ITERATIONS):
     swept = (*swept, *SWEPT_MANY_ITERATIONS)
-  slots_counts = counts if task.has_free_slots else []
+  slot_counts = counts if task.has_free_slots else []
 
   def measurer(split):
     return evaluate.make_measurer(
@@ -100,7 +100,7 @@ def sweep_run(
     )
 
   with progress_bar(
-    total=len(swept) + len(slots_counts),
+    total=len(swept) + len(slot_counts),
     desc="sweeping",
     unit="pass",
     disable=not parallel.is_first_process(),
@@ -113,7 +113,7 @@ def sweep_run(
         of_count = {k: v[num_objects == count] for k, v in measured.items()}
         add("objects", of_count, t, slots, count)
       progress.update()
-    for count in slots_counts:
+    for count in slot_counts:
       part = dataclasses.replace(
         split, examples=split.examples[num_objects == count]
       )
