@@ -19,13 +19,12 @@ _PLACES = (
   "num_examples",
 )
 
-# Further iterations T of models with many iterations, N-EM's and DSPN's, whose
-# papers have 10 and more in training.
-SWEPT_MANY_ITERATIONS = (20, 30)
-
 # Iterations T of a sweep. The paper has 1 (Figure 12) to 7 (Figure 5). Larger
 # numbers show whether more iterations do harm.
 SWEPT_ITERATIONS = range(1, 11)
+# Further iterations for models that have at least as many in training: N-EM and
+# DSPN.
+SWEPT_MANY_ITERATIONS = (20, 30)
 
 
 def sweep_run(

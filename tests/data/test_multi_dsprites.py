@@ -290,3 +290,38 @@ def test_2000_images_a_second():
   start = time.process_time()
   multi_dsprites.generate(0, seed=0, variant="colored_on_grayscale")
   assert 1_000 / (time.process_time() - start) > 2_000
+
+
+@pytest.mark.parametrize("variant", multi_dsprites.VARIANTS)
+def test_smaller_images_show_the_same_scenes(variant):
+  scenes = sample(variant, 20)
+  whole, half = (
+    multi_dsprites.render(scenes, image_size=size) for size in (64, 32)
+  )
+  assert half["images"].shape == (20, 32, 32, whole["images"].shape[-1])
+  # The centre of a small pixel is a corner of four large ones. Where these four
+  # agree, the small pixel is the same.
+  corners = np.stack(
+    [whole["segments"][:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+  )
+  agree = (corners == corners[0]).all(axis=0)
+  assert agree.mean() > 0.9
+  same = half["segments"] == corners[0]
+  assert same[agree].mean() > 0.999
+  assert (half["segments"] > 0).any(axis=(1, 2)).all()
+
+
+def test_every_sprite_is_visible_in_small_images():
+  drawn = multi_dsprites.generate(
+    0, seed=0, variant="colored_on_grayscale", image_size=16
+  )
+  counts = [len(np.unique(x)) - 1 for x in drawn["segments"]]
+  assert set(counts) == {2, 3, 4, 5}
+  highest = drawn["segments"].max(axis=(1, 2))
+  np.testing.assert_array_equal(counts, highest)
+
+
+def test_image_sizes_out_of_range_are_refused():
+  for size in (15, 257):
+    with pytest.raises(ValueError, match=f"image_size={size} must be from 16"):
+      multi_dsprites.check_options(image_size=size)

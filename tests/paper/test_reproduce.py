@@ -425,28 +425,29 @@ def test_a_seed_of_a_sweep_is_stripes_or_diverged_at_all_points():
     assert line["num_seeds"] == 4
 
 
+WIDE, NARROW = (0.89, 0.90, 0.91), (0.899, 0.900, 0.901)
+
+
 @pytest.mark.parametrize(
-  ("metric", "shares", "direction", "agrees"),
+  ("metric", "default", "shares", "direction", "agrees"),
   [
-    ("fg_ari", (0.70, 0.71, 0.72), "worse", "yes"),
-    ("fg_ari", (0.70, 0.71, 0.72), "slightly worse", "yes"),
-    ("fg_ari", (0.70, 0.71, 0.72), "equal", "no"),
-    ("fg_ari", (0.70, 0.71, 0.72), "slightly better", "no"),
-    ("fg_ari", (0.70, 0.71, 0.72), "not stated", ""),
-    ("fg_ari", (0.96, 0.97, 0.97), "slightly better", "yes"),
-    ("fg_ari", (0.89, 0.90, 0.91), "worse", "not separable"),
-    ("fg_ari", (0.89, 0.90, 0.91), "equal", "not separable"),
-    ("fg_ari", (0.900, 0.901, 0.902), "worse", "equal within 2 points"),
-    ("fg_ari", (0.900, 0.901, 0.902), "equal", "yes"),
-    ("fg_ari", (0.96, 0.97, 0.97), "worse", "no"),
-    ("ap_1", (0.70, 0.71, 0.72), "worse", "yes"),
+    ("fg_ari", WIDE, (0.70, 0.71, 0.72), "worse", "yes"),
+    ("fg_ari", WIDE, (0.70, 0.71, 0.72), "slightly worse", "yes"),
+    ("fg_ari", WIDE, (0.70, 0.71, 0.72), "equal", "no"),
+    ("fg_ari", WIDE, (0.70, 0.71, 0.72), "slightly better", "no"),
+    ("fg_ari", WIDE, (0.70, 0.71, 0.72), "not stated", ""),
+    ("fg_ari", WIDE, (0.96, 0.97, 0.97), "slightly better", "yes"),
+    ("fg_ari", WIDE, (0.96, 0.97, 0.97), "worse", "no"),
+    ("fg_ari", WIDE, WIDE, "worse", "not separable"),
+    ("fg_ari", WIDE, WIDE, "equal", "not separable"),
+    ("fg_ari", NARROW, NARROW, "worse", "equal within 2 points"),
+    ("fg_ari", NARROW, NARROW, "equal", "yes"),
+    ("ap_1", WIDE, (0.70, 0.71, 0.72), "worse", "yes"),
   ],
 )
 def test_differences_are_compared_with_the_papers(
-  metric, shares, direction, agrees
+  metric, default, shares, direction, agrees
 ):
-  spread = 0.001 if 0.9 < min(shares) + 0.0001 < 0.902 else 0.01
-  default = (0.9 - spread, 0.9, 0.9 + spread)
   rows = [
     (label, x, [{"loss": 0.1, metric: share} for share in seeds])
     for label, x, seeds in (
@@ -466,6 +467,19 @@ def test_differences_are_compared_with_the_papers(
   # One seed each says nothing of the scatter.
   single = [(label, x, seeds[:1]) for label, x, seeds in rows]
   assert tables.make_differences(make_result(*single)) == []
+
+
+def test_values_without_scatter_are_compared_as_they_are():
+  def compare(share):
+    rows = (
+      (label, direction, [{"loss": 0.1, "ap_1": x}] * 3)
+      for label, direction, x in (("default", "", 0.0), ("x", "worse", share))
+    )
+    (line,) = tables.make_differences(make_result(*rows))
+    return line["interval"], line["agrees"]
+
+  assert compare(0.0) == ([0.0, 0.0], "equal within 2 points")
+  assert compare(0.5) == ([50.0, 50.0], "no")
 
 
 def test_every_run_keeps_its_date_hardware_and_versions(
