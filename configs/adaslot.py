@@ -25,6 +25,7 @@ _SPARSITY = {
   "clevr6_object_discovery": 2.03e-4,
   "tetrominoes_object_discovery": 2.72e-3,
   "multi_dsprites_object_discovery": 8.14e-4,
+  "tetrominoes_small": 1.70e-2,
   "quickstart": 1.30e-2,
 }
 

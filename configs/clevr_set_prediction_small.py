@@ -19,8 +19,12 @@ from configs import clevr_set_prediction
 def get_config() -> ConfigDict:
   config = clevr_set_prediction.get_config()
   config.batch_size = 32
-  config.num_steps = 16_000
-  config.warmup_steps = 500
+  config.num_steps = 10_000
+  config.optimizer = "muon"
+  config.muon_learning_rate = 2e-3
+  config.warmup_steps = 300
+  config.decay = "cosine"
+  config.decay_rate = 0.0
   config.decay_steps = 10_000
   config.max_grad_norm = 1.0
   config.eval_every = 1_000

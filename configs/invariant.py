@@ -9,7 +9,7 @@ configs/tetrominoes/equiv_transl.py (positions; 512 images for training) and
 configs/clevr_with_masks/equiv_transl_scale.py (positions and scales; CLEVR10
 with 11 slots there). The paper's code clips gradients of a sum over the image
 to 0.05; here the loss is a mean, and the norm is 0.05 / (H W C). The quickstart
-has smaller layers, and its own recipe.
+and tetrominoes_small have their own recipes and layers.
 
 Paper: large gains with little data.
 Measured here: not yet.
@@ -56,6 +56,7 @@ _VALUES = {
     {"strides": (2, 2, 2, 1)},
     {"broadcast_size": (16, 16), "strides": (2, 2, 2, 1, 1)},
   ),
+  "tetrominoes_small": ({}, 0, "translation", {}, {}),
   "quickstart": ({}, 0, "translation", {}, {}),
 }
 

@@ -251,4 +251,44 @@ EXPERIMENTS = {
     ),
     place="Section 4.2",
   ),
+  "successors": Experiment(
+    "Successors of Slot Attention: evaluation during training",
+    (
+      Row("default", TETROMINOES),
+      Row(
+        "implicit gradient", TETROMINOES, {f"{MODULE}.gradient": "implicit"}
+      ),
+      Row("learned queries", TETROMINOES, {f"{MODULE}.slot_init": "queries"}),
+      Row(
+        "BO-QSA",
+        TETROMINOES,
+        {f"{MODULE}.slot_init": "queries", f"{MODULE}.gradient": "bi_level"},
+      ),
+      Row(
+        "normalised sum",
+        TETROMINOES,
+        {f"{MODULE}.aggregation": "normalized_sum"},
+      ),
+      Row("Invariant Slot Attention", f"invariant:{TETROMINOES}"),
+      Row(
+        "Sinkhorn attention",
+        f"mesh:{TETROMINOES}",
+        {"model.mesh_attention.mesh_steps": 0},
+      ),
+      Row("MESH", f"mesh:{TETROMINOES}"),
+      Row("AdaSlot", f"adaslot:{TETROMINOES}"),
+      Row("default", CLEVR10_SETS),
+      Row(
+        "implicit gradient", CLEVR10_SETS, {f"{MODULE}.gradient": "implicit"}
+      ),
+      Row(
+        "Sinkhorn attention",
+        f"mesh:{CLEVR10_SETS}",
+        {"model.mesh_attention.mesh_steps": 0},
+      ),
+      Row("MESH", f"mesh:{CLEVR10_SETS}"),
+    ),
+    sweep="steps",
+    place="[Successors](../docs/successors.md)",
+  ),
 }

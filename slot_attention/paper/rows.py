@@ -28,7 +28,7 @@ SCALES = ("smoke", "small", "paper")
 # The configs that replace those of the paper at the small scale.
 _SMALL = {
   CLEVR6: "quickstart",
-  TETROMINOES: "quickstart",
+  TETROMINOES: "tetrominoes_small",
   CLEVR10_SETS: "clevr_set_prediction_small",
 }
 
@@ -121,7 +121,7 @@ def rows_at(experiment: Experiment, scale: str) -> list[Row]:
         if value != value_of(before, field)
       }
       changes = {field: row.changes[field] for field in values}
-      run = (name, *sorted(values.items()), *row.evaluation)
+      run = (name, *sorted(values.items()), *row.evaluation.items())
       rows[run] = dataclasses.replace(row, changes=changes)
   return list(rows.values())
 

@@ -513,6 +513,8 @@ def test_200_random_clicks_leave_no_error_and_little_memory(visit, server):
       with contextlib.suppress(sync_api.Error):  # It has just been replaced.
         element.scroll_into_view_if_needed(timeout=1_000)
         box = element.bounding_box(timeout=1_000)
+        if box is None:  # It has just been hidden.
+          continue
         x = box["x"] + choose.uniform(1, box["width"] - 1)
         page.mouse.click(x, box["y"] + box["height"] / 2)
         clicks += 1
