@@ -20,7 +20,7 @@ from slot_attention.data import clevr
 MAX_SLOTS = 24
 MAX_ITERATIONS = 32
 # Programs that stay in memory, a few megabytes each.
-_MAX_PROGRAMS = 24
+_MAX_PROGRAMS = 16
 
 Arrays = dict[str, np.ndarray]
 

@@ -503,8 +503,10 @@ def test_200_random_clicks_leave_no_error_and_little_memory(visit, server):
     named("background-slider"), named("num_objects-slider"),
   )  # fmt: skip
   before, clicks = None, 0
-  while clicks < 220:
-    if clicks == 20:  # The first ones load libraries and compile.
+  while clicks < 240:
+    # The first ones load libraries and compile.
+    if clicks == 40 and before is None:
+      wait(page, BUSY.replace("true", "false"))
       before = server.memory()
     found = page.locator(choose.choice(targets))
     visible = [x for x in found.all() if x.is_visible()]
