@@ -13,6 +13,7 @@ from slot_attention.paper.ablations import (
   add,
   all_ablations,
 )
+from slot_attention.paper.curves import STEPS
 from slot_attention.paper.rows import (
   BINARIZED,
   CLEVR6,
@@ -255,9 +256,7 @@ EXPERIMENTS = {
     "Successors of Slot Attention: evaluation during training",
     (
       Row("default", TETROMINOES),
-      Row(
-        "implicit gradient", TETROMINOES, {f"{MODULE}.gradient": "implicit"}
-      ),
+      Row("implicit gradient", TETROMINOES, {f"{MODULE}.gradient": "implicit"}),
       Row("learned queries", TETROMINOES, {f"{MODULE}.slot_init": "queries"}),
       Row(
         "BO-QSA",
@@ -288,7 +287,25 @@ EXPERIMENTS = {
       ),
       Row("MESH", f"mesh:{CLEVR10_SETS}"),
     ),
-    sweep="steps",
+    sweep=STEPS,
+    place="[Successors](../docs/successors.md)",
+  ),
+  "more_slots": Experiment(
+    "More slots in evaluation than in training",
+    (
+      Row("default", TETROMINOES),
+      Row(
+        "normalised sum",
+        TETROMINOES,
+        {f"{MODULE}.aggregation": "normalized_sum"},
+      ),
+      Row(
+        "weighted sum, layer norm",
+        TETROMINOES,
+        {f"{MODULE}.aggregation": "weighted_sum_layer_norm"},
+      ),
+    ),
+    sweep="more_slots",
     place="[Successors](../docs/successors.md)",
   ),
 }

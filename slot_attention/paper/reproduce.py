@@ -20,8 +20,9 @@ paper and all others in RESULTS. With --page, it does only this.
 
 There are three scales:
   paper   5 seeds; the paper's data, models and steps
-  small   3 seeds; for two CPU cores: configs/quickstart.py replaces object
-          discovery and configs/clevr_set_prediction_small.py set prediction
+  small   3 seeds; minutes a run on a CPU: configs/tetrominoes_small.py replaces
+          object discovery and configs/clevr_set_prediction_small.py set
+          prediction
   smoke   2 seeds; tiny models and data, to see that everything works; the
           numbers are meaningless
 """
@@ -43,7 +44,7 @@ import jax
 import numpy as np
 
 from slot_attention import command
-from slot_attention.paper import page, plan, tables
+from slot_attention.paper import curves, page, plan, tables
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.provenance import provenance
 from slot_attention.paper.rows import (
@@ -236,7 +237,9 @@ def _measure(experiment, row, config, workdir, files):
   if _has(workdir, files):
     return
   config = changed(config, row.evaluation)
-  if experiment.sweep:
+  if experiment.sweep == curves.STEPS:
+    measured = curves.read(workdir)
+  elif experiment.sweep:
     swept = sweep.sweep_run(config, workdir)
     measured = [x for x in swept if x["sweep"] == experiment.sweep]
   else:

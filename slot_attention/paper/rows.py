@@ -27,7 +27,7 @@ FINISHED = "trained.json"
 SCALES = ("smoke", "small", "paper")
 # The configs that replace those of the paper at the small scale.
 _SMALL = {
-  CLEVR6: "quickstart",
+  CLEVR6: "tetrominoes_small",
   TETROMINOES: "tetrominoes_small",
   CLEVR10_SETS: "clevr_set_prediction_small",
 }
@@ -65,7 +65,8 @@ class Experiment:
   Attributes:
     title: what it shows.
     rows: its models.
-    sweep: for curves, the name of a sweep of `sweep.sweep_run`; "" for bars.
+    sweep: for curves, the name of a sweep of `sweep.sweep_run`, or
+      `curves.STEPS`; "" for bars.
     others: the paper's numbers of models that this project does not have.
     place: its place in the paper.
     see: another experiment with some or all of its rows, or "".

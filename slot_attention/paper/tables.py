@@ -12,6 +12,7 @@ import scipy.stats
 
 from slot_attention import plots
 from slot_attention.metrics import SHARES
+from slot_attention.paper import curves
 from slot_attention.paper.ablations import DIRECTIONS
 
 # A seed of object discovery counts as one that segments into stripes (Section
@@ -90,7 +91,18 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 # The fields that distinguish the points of a sweep.
-_PLACES = ("num_iterations", "num_slots", "num_objects")
+_PLACES = ("step", "num_iterations", "num_slots", "num_objects")
+
+# What runs along the horizontal axis of a sweep.
+_ALONG = {
+  curves.STEPS: "step",
+  "iterations": "num_iterations",
+  "objects": "num_objects",
+  "slots": "num_objects",
+  "more_slots": "num_slots",
+}
+# The sweeps whose pictures compare rows, not metrics.
+_COMPARING = (curves.STEPS, "more_slots")
 
 
 def _stripes(by_seed):
@@ -222,7 +234,9 @@ def _markdown(result, sweep):
       f" The scale {result['scale']} has other data and models than the paper,"
       " see the configs, and its numbers cannot be compared with the paper's."
     )
-  places = _PLACES if sweep else ()
+  if sweep == curves.STEPS:
+    return "\n".join([f"# {result['title']}", "", about, *_steps(result)])
+  places = _PLACES[1:] if sweep else ()
   rows = [
     [
       line["label"],
@@ -259,6 +273,21 @@ def _markdown(result, sweep):
     )
   return "\n".join(lines) + "\n"
 
+
+def _steps(result):
+  """Makes the lines about evaluations during training."""
+  lines = []
+  for metric in _COMPARED:
+    titles, *rows = curves.compare(result, metric)
+    if rows:
+      lines += ["", f"## {metric}", "", _STEPS, "", *grid(titles, rows)]
+  return [*lines, ""]
+
+
+_STEPS = (
+  "The mean over the seeds at each step, and the first step at which a seed"
+  " reaches the mean of the default's last evaluation."
+)
 
 _DIFFERENCES = (
   "The difference is that of the mean to the default's, in points, with its"
@@ -329,14 +358,19 @@ def _bars(result):
 
 def _curves(table, sweep):
   """Makes the panels of `plots.draw_curves`, with standard deviations."""
-  along = "num_iterations" if sweep == "iterations" else "num_objects"
   panels = {}
   for line in table:
-    if not line["metric"].startswith(SHARES):
+    along = _ALONG[sweep].replace("_", " ")
+    if sweep in _COMPARING:
+      if line["metric"] not in _COMPARED:
+        continue
+      panel, name = f"{along} ({line['metric']})", line["label"]
+    elif line["metric"].startswith(SHARES):
+      panel, name = f"{line['label']}: {along}", line["metric"]
+    else:
       continue
-    panel = f"{line['label']}: {along.replace('_', ' ')}"
     if sweep == "objects":
       panel += f", T = {line['num_iterations']}"
-    curve = panels.setdefault(panel, {}).setdefault(line["metric"], [])
-    curve.append((line[along], line["mean"], line["std"]))
+    curve = panels.setdefault(panel, {}).setdefault(name, [])
+    curve.append((line[_ALONG[sweep]], line["mean"], line["std"]))
   return panels

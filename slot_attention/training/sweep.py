@@ -26,19 +26,24 @@ SWEPT_ITERATIONS = range(1, 11)
 # DSPN.
 SWEPT_MANY_ITERATIONS = (20, 30)
 
+# How many slots more than in training a sweep has.
+SWEPT_MORE_SLOTS = (0, 1, 2, 4, 8)
+
 
 def sweep_run(
   config: ml_collections.ConfigDict, workdir: Path
 ) -> list[dict[str, float]]:
   """Evaluates the newest checkpoint with other T and K, without training.
 
-  There are three sweeps:
+  There are four sweeps:
     iterations: over T, on all images (Figures 5 centre, 12). A model without
       iterations has one point;
     objects: over T, on the images of each number N of objects (Figures 21, 22);
     slots: over N, on the images with N objects, where K - N is as large as
-      num_slots - max_objects in training (Figure 5 right, where K = N). A model
-      of fixed K has no such sweep.
+      num_slots - max_objects in training (Figure 5 right, where K = N);
+    more_slots: over K, from the training's to `SWEPT_MORE_SLOTS` more, on all
+      images.
+  A model of fixed K has neither of the last two.
   To sweep over numbers of objects that were left out in training, change
   data.max_objects.
 
@@ -75,6 +80,7 @@ def sweep_run(
   if iterations >= max(SWEPT_ITERATIONS):
     swept = (*swept, *SWEPT_MANY_ITERATIONS)
   slot_counts = counts if task.has_free_slots else []
+  more_slots = SWEPT_MORE_SLOTS if task.has_free_slots else []
 
   def measurer(split):
     return evaluate.make_measurer(
@@ -99,7 +105,7 @@ def sweep_run(
     )
 
   with progress_bar(
-    total=len(swept) + len(slot_counts),
+    total=len(swept) + len(slot_counts) + len(more_slots),
     desc="sweeping",
     unit="pass",
     disable=not parallel.is_first_process(),
@@ -119,6 +125,10 @@ def sweep_run(
       num_slots = max(1, count + spare_slots)
       measured = measurer(part)(params, num_slots=num_slots)
       add("slots", measured, iterations, num_slots, count)
+      progress.update()
+    for more in more_slots:
+      measured = measure(params, num_slots=slots + more)
+      add("more_slots", measured, iterations, slots + more, 0)
       progress.update()
 
   if not parallel.is_first_process():
@@ -171,6 +181,9 @@ def _panels(rows, num_iterations, num_slots):
       "objects", "num_objects", num_iterations=num_iterations
     ),
     f"objects ({t}K follows them)": curves("slots", "num_objects"),
+    "slots K" + f" (T = {num_iterations})" * bool(num_iterations): curves(
+      "more_slots", "num_slots"
+    ),
   }
   # One point, of data whose images have equally many objects, is no curve.
   return {

@@ -15,6 +15,7 @@ import configs
 from slot_attention import tasks
 from slot_attention.paper import (
   ablations,
+  curves,
   experiments,
   page,
   reproduce,
@@ -50,6 +51,7 @@ def test_the_papers_tables_and_figures_are_all_there():
     "table1", "figure2", "figure5_left", "figure5_center", "figure5_right",
     "table3", "figure21_22", "figure23", "greyscale", "binarized",
     "soft_kmeans", "attention_ari", "ablations", "stripes",
+    "successors", "more_slots",
   } == set(EXPERIMENTS)  # fmt: skip
   assert all(experiment.place for experiment in EXPERIMENTS.values())
 
@@ -76,7 +78,7 @@ def test_the_stripes_compare_different_runs_and_share_the_default(scale):
 
   stripes = directories("stripes")
   assert len({*stripes}) == len(stripes)
-  # The quickstart clips gradients by default, the paper's config does not.
+  # The small config clips gradients by default, the paper's does not.
   default = stripes[scale == "small"]
   assert default in directories("table1") and "default" in default.parts
 
@@ -157,17 +159,20 @@ def test_means_and_deviations_are_written_with_the_papers_numbers(
   }
   assert "--scale=small --seeds=0,1" in written["command"]
   text = (folder / "updates_small.md").read_text()
-  assert "| default | quickstart | fg_ari | 91.0 ± 1.0 | 98.8 ± 0.3 |" in text
-  assert "| no GRU | quickstart | fg_ari | 51.0 ± 1.0 |" in text
+  assert (
+    "| default | tetrominoes_small | fg_ari | 91.0 ± 1.0 | 98.8 ± 0.3 |" in text
+  )
+  assert "| no GRU | tetrominoes_small | fg_ari | 51.0 ± 1.0 |" in text
   assert "| IODINE |  | fg_ari |  | 98.8 ± 0.0 |" in text
   assert "numbers cannot be compared with the paper's" in text
   assert (
-    "| no GRU | quickstart | fg_ari | -40.0 (-46.1 to -33.9) | worse | yes |"
-    in text
-  )
+    "| no GRU | tetrominoes_small | fg_ari | -40.0 (-46.1 to -33.9) | worse"
+    " | yes |"
+  ) in text
   assert "There are no such seeds." in text
   assert (
-    "no GRU,quickstart,fg_ari,51" in (folder / "updates_small.csv").read_text()
+    "no GRU,tetrominoes_small,fg_ari,51"
+    in (folder / "updates_small.csv").read_text()
   )
   assert (folder / "updates_small.png").stat().st_size > 5_000
 
@@ -219,11 +224,12 @@ def test_a_run_that_diverged_is_counted_and_named(
   assert result["rows"][1]["seeds"] == {"0": None, "1": None, "2": None}
   text = (tmp_path / "results" / "updates_small.md").read_text()
   assert (
-    "| default | quickstart | fg_ari | 92.0 ± 2.0 | seed 1 | 98.8 ± 0.3 |"
-    in text
+    "| default | tetrominoes_small | fg_ari | 92.0 ± 2.0 | seed 1 |" in text
   )
-  assert "| no GRU | quickstart |  |  | seeds 0 1 2 |  |" in text
-  assert "| no GRU | quickstart | fg_ari | diverged | worse | yes |" in text
+  assert "| no GRU | tetrominoes_small |  |  | seeds 0 1 2 |  |" in text
+  assert (
+    "| no GRU | tetrominoes_small | fg_ari | diverged | worse | yes |" in text
+  )
   assert (tmp_path / "results" / "updates_small.png").exists()
 
 
@@ -263,10 +269,45 @@ def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
   run(tmp_path)
   folder = tmp_path / "results"
   text = (folder / "updates_small.md").read_text()
-  assert "| default | quickstart | 2 | 4 | 0 | fg_ari | 20.5 ± 0.5 |" in text
-  assert "| more | quickstart | 2 | 9 | 0 | fg_ari | 20.5 ± 0.5 |" in text
+  assert (
+    "| default | tetrominoes_small | 2 | 4 | 0 | fg_ari | 20.5 ± 0.5 |" in text
+  )
+  assert (
+    "| more | tetrominoes_small | 2 | 9 | 0 | fg_ari | 20.5 ± 0.5 |" in text
+  )
   assert len(trained) == 2
   assert (folder / "updates_small.png").exists()
+
+
+def test_evaluations_during_training_become_curves(
+  tmp_path, experiment, monkeypatch
+):
+  def train_(config, workdir):
+    gru = config.model.slot_attention["update"] == "gru"
+    aris = (0.2, 0.6, 0.8) if gru else (0.5, 0.7 + 0.2 * config.seed, 0.7)
+    lines = [{"step": 1, "split": "train", "loss": 9.0}]
+    for step, ari in zip((1000, 2000, 3000), aris):
+      metrics = {"loss": 0.1, "fg_ari": ari, "ari": 0.0}
+      lines.append({"step": step, "split": "eval", **metrics})
+    workdir.mkdir(parents=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (workdir / "metrics.jsonl").write_text(text)
+    return {"loss": 0.1, "fg_ari": aris[-1]}
+
+  monkeypatch.setattr(train, "train", train_)
+  monkeypatch.setitem(
+    EXPERIMENTS, "updates", Experiment("T", experiment.rows, sweep=curves.STEPS)
+  )
+  result = run(tmp_path)
+  text = (tmp_path / "results" / "updates_small.md").read_text()
+  titles = "| row | 1,000 | 2,000 | 3,000 | reaches the default's end |"
+  assert f"## fg_ari\n\n{tables._STEPS}\n\n{titles}\n" in text
+  assert "| default | 20.0 | 60.0 | 80.0 | 3,000 |" in text
+  assert "| no GRU | 50.0 | 80.0 | 70.0 | 1 of 2 seeds |" in text
+  assert (tmp_path / "results" / "updates_small.png").exists()
+  # The seeds come back from the results as they were measured.
+  shutil.rmtree(tmp_path / "runs")
+  assert run(tmp_path, use_kept=True)["rows"] == result["rows"]
 
 
 def test_what_is_finished_is_shown_without_training(
@@ -284,7 +325,9 @@ def test_kept_runs_are_used_on_another_machine(
   tmp_path, trained, experiment, monkeypatch, capsys
 ):
   first = run(tmp_path)
-  kept = tmp_path / "results" / "runs" / "small" / "quickstart" / "default"
+  kept = (
+    tmp_path / "results" / "runs" / "small" / "tetrominoes_small" / "default"
+  )
   curve = gzip.decompress((kept / "1" / "metrics.jsonl.gz").read_bytes())
   assert json.loads(curve) == {"step": 1, "loss": 0.5}
   shutil.rmtree(tmp_path / "runs")
@@ -538,7 +581,9 @@ def test_the_page_shows_what_is_measured_at_which_scale(
 def test_the_page_names_the_rows_and_configs_that_are_missing(tmp_path):
   record = json.loads((RESULTS / "ablations_small.json").read_text())
   record["rows"] = [
-    row for row in record["rows"] if row["label"] != "Update function: no GRU"
+    {**row, "config": "tetrominoes_small"}
+    for row in record["rows"]
+    if row["label"] != "Update function: no GRU"
   ]
   (tmp_path / "ablations_small.json").write_text(json.dumps(record))
   text = page.render(tmp_path)

@@ -1,0 +1,74 @@
+"""Compares models by their evaluations during training."""
+
+from collections.abc import Mapping, Sequence
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slot_attention.training import writers
+
+# The sweep of an `Experiment` that has the evaluations during training.
+STEPS = "steps"
+
+
+def read(workdir: Path) -> list[dict[str, Any]]:
+  """Reads the evaluations of a run.
+
+  Args:
+    workdir: folder of the run.
+
+  Returns:
+    For each evaluation, a dict of "sweep", "step" and the metrics.
+  """
+  lines = (workdir / writers.METRICS).read_text().splitlines()
+  evaluations = [json.loads(line) for line in lines]
+  return [
+    {"sweep": STEPS, **{k: v for k, v in line.items() if k != "split"}}
+    for line in evaluations
+    if line["split"] == "eval"
+  ]
+
+
+def first_step(
+  points: Sequence[Mapping[str, Any]], metric: str, value: float
+) -> int | None:
+  """Returns the first step at which a metric is at least a value, or None."""
+  steps = [point["step"] for point in points if point[metric] >= value]
+  return min(steps, default=None)
+
+
+def compare(result: Mapping[str, Any], metric: str) -> list[list[str]]:
+  """Compares rows by how soon they reach what the default ends with.
+
+  Args:
+    result: a result of `reproduce.reproduce` whose sweep is `STEPS`. The row
+      "default" comes before the rows that it is compared with.
+    metric: the metric. Rows without it are left out.
+
+  Returns:
+    For each row its label, the mean of the metric at each evaluation in
+    percent, and the step at which it reaches the mean of the default's last
+    evaluation: the mean over the seeds, or how many seeds reach it. The first
+    line has the titles.
+  """
+  titles, lines, goal = [], [], None
+  for row in result["rows"]:
+    seeds = [x for x in row["seeds"].values() if x and metric in x[0]]
+    if not seeds:
+      continue
+    means = [np.mean([x[metric] for x in points]) for points in zip(*seeds)]
+    if row["label"] == "default":
+      goal = means[-1]
+      titles = [f"{point['step']:,}" for point in seeds[0]]
+    lines.append([row["label"], *(f"{100 * mean:.1f}" for mean in means)])
+    if goal is not None:
+      reached = [first_step(points, metric, goal) for points in seeds]
+      done = [step for step in reached if step is not None]
+      lines[-1].append(
+        f"{np.mean(done):,.0f}"
+        if len(done) == len(seeds)
+        else f"{len(done)} of {len(seeds)} seeds"
+      )
+  return [["row", *titles, "reaches the default's end"], *lines]
