@@ -273,19 +273,24 @@ class SlotAttention(nn.Module):
       slots = slots + (initial - jax.lax.stop_gradient(initial))
     return slots
 
+  @property
+  def learns_each_slot(self) -> bool:
+    """Whether each initial slot has parameters, so that K cannot grow."""
+    return self.slot_init != "shared"
+
   def _gaussian(self, num_slots: int) -> tuple[jax.Array, jax.Array | float]:
     """Returns mean and standard deviation of the initial slots.
 
     Both have shape [1, K, D], or [1, 1, D] if all slots share one Gaussian. The
     deviation of queries is 0.
     """
-    if self.slot_init != "shared" and num_slots > self.num_slots:
+    if self.learns_each_slot and num_slots > self.num_slots:
       raise ValueError(
         f"num_slots={num_slots}, but slot_init={self.slot_init!r} has learned"
         f" initial slots for {self.num_slots} slots only; K can grow after"
         " training only with slot_init='shared'"
       )
-    num_learned = 1 if self.slot_init == "shared" else self.num_slots
+    num_learned = self.num_slots if self.learns_each_slot else 1
     # As in the official code, each Gaussian is initialised by Glorot over
     # (1, 1, D), that is uniformly within +-0.3038 for D = 64.
     initializer = nn.initializers.glorot_uniform(in_axis=0, batch_axis=1)

@@ -87,6 +87,9 @@ class InvariantSlotAttention(nn.Module):
   epsilon: float = 1e-8
   frame: str = "translation_and_scale"
 
+  # Each initial slot has parameters, so that K cannot grow.
+  learns_each_slot = True
+
   def __post_init__(self):
     check_at_least("num_slots", self.num_slots, 1)
     check_at_least("num_iterations", self.num_iterations, 1)

@@ -127,13 +127,6 @@ def draw_more(run: runs.Run, batch: dict[str, Any], folder: Path) -> list[Path]:
   return [path]
 
 
-def _slots_can_grow(config):
-  """Returns whether a run can have more slots than it was trained with."""
-  if "invariant_slot_attention" in config.model:
-    return False
-  return tasks.slots_section(config).get("slot_init", "shared") == "shared"
-
-
 def _apply(run, batch, num_slots, num_iterations):
   @jax.jit
   def apply(params, batch):
@@ -194,7 +187,7 @@ def main(arguments: Sequence[str]) -> None:
     num_slots=flags.num_slots,
     num_iterations=flags.num_iterations,
   )
-  if run.task.image_shape and _slots_can_grow(run.config):
+  if run.task.image_shape and run.task.slots_can_grow:
     if flags.workdir:
       examples = _examples(run, flags.num_images, more=True)
     paths += draw_more(run, tasks.normalize(examples), folder)

@@ -98,6 +98,14 @@ class Task:
     """Whether `decode` paints slots alone, without the image they are of."""
     return hasattr(self.model, "decode")
 
+  @property
+  def slots_can_grow(self) -> bool:
+    """Whether K may be larger than in training."""
+    module = getattr(self.model, "slot_attention", None)
+    return self.has_free_slots and not getattr(
+      module, "learns_each_slot", False
+    )
+
   def decode(
     self, params: Any, slots: jax.Array, is_slot: jax.Array | None = None
   ) -> Arrays:

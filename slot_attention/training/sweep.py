@@ -43,7 +43,8 @@ def sweep_run(
       num_slots - max_objects in training (Figure 5 right, where K = N);
     more_slots: over K, from the training's to `SWEPT_MORE_SLOTS` more, on all
       images.
-  A model of fixed K has neither of the last two.
+  A model of fixed K has neither of the last two, and one that learns each
+  initial slot not the last one.
   To sweep over numbers of objects that were left out in training, change
   data.max_objects.
 
@@ -80,7 +81,7 @@ def sweep_run(
   if iterations >= max(SWEPT_ITERATIONS):
     swept = (*swept, *SWEPT_MANY_ITERATIONS)
   slot_counts = counts if task.has_free_slots else []
-  more_slots = SWEPT_MORE_SLOTS if task.has_free_slots else []
+  more_slots = SWEPT_MORE_SLOTS if task.slots_can_grow else []
 
   def measurer(split):
     return evaluate.make_measurer(
