@@ -14,7 +14,13 @@ import PIL.Image
 import pytest
 
 from benchmarks import clevr_renderer as renderer_benchmark
-from benchmarks import matching, operations, rivals, startup, tpu
+from benchmarks import (
+  matching,
+  operations,
+  rivals,
+  startup,
+  tpu,
+)
 import configs
 from slot_attention import command
 from slot_attention.data import clevr_scenes
@@ -98,6 +104,7 @@ def test_the_record_of_the_renderer_names_its_reference():
     "feeding",
     "matching",
     "rivals",
+    "scaling",
     "startup",
     "steps",
     "tpu",

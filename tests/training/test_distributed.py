@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+import re
 import shutil
 import signal
 import socket
@@ -12,7 +13,9 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from slot_attention import parallel, tasks
@@ -160,6 +163,110 @@ def test_processes_and_devices_give_the_same_numbers_and_checkpoints(
   train.train(config, four)
   assert_close_lines(read_lines(two_by_two), read_lines(four))
   assert_close_lines(read_lines(four_to_two_by_two), read_lines(four))
+
+
+def take_steps(path):
+  """Takes three steps of 8 images on the devices that there are.
+
+  Saves the losses, the parameters [leaves of the tree], and the number of
+  all-reduces of the compiled program and their bytes.
+  """
+  task = tasks.make_task(make_config("unused"))
+  # Adam would make large updates of gradients that are zero but for rounding.
+  optimizer = optax.sgd(0.5)
+  params = task.init(jax.random.key(0), (12, 12, 3))
+  state = parallel.replicate(
+    train.TrainState(jnp.int32(0), params, optimizer.init(params))
+  )
+  images = np.random.default_rng(0).integers(
+    0, 256, (8, 3, 12, 12, 3), dtype=np.uint8
+  )
+  ids = np.tile(np.arange(8, dtype=np.int32)[:, None], (1, 3))
+  batch = {"images": images, "example_ids": ids}
+  batch = parallel.shard(jax.tree.map(parallel.own_part, batch))
+  step = train.make_train_step(task, optimizer, jax.random.key(1))
+  compiled = step.lower(state, batch).compile()
+  reduced = re.findall(r" = (.*) all-reduce(?:-start)?\(", compiled.as_text())
+  shapes = re.findall(r"f32\[([\d,]*)\]", " ".join(reduced))
+  sizes = [np.prod([int(n) for n in x.split(",") if n]) for x in shapes]
+  state, losses = compiled(state, batch)
+  np.savez(
+    path,
+    *jax.tree.leaves(parallel.unreplicate(state.params)),
+    losses=parallel.unreplicate(losses),
+    num_reductions=len(reduced),
+    reduced_bytes=4 * sum(sizes),
+  )
+
+
+def take_steps_of_a_cluster(
+  address, num_processes, process_id, num_devices, to
+):
+  """Takes the steps in one of several processes."""
+  jax.config.update("jax_num_cpu_devices", num_devices)
+  parallel.join_cluster(address, num_processes, process_id)
+  assert parallel.num_devices() == num_processes * num_devices
+  take_steps(f"{to}/{process_id}.npz")
+
+
+def assert_same_steps(path, one):
+  """Compares what `take_steps` has saved with the steps on one device."""
+  with np.load(path) as steps, np.load(one) as expected:
+    assert steps.keys() == expected.keys() and len(steps) > 20
+    for name in steps:
+      if name != "num_reductions":
+        np.testing.assert_allclose(
+          steps[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name
+        )
+    assert steps["num_reductions"] == 1
+
+
+def take_steps_on(num_devices, path, monkeypatch):
+  with monkeypatch.context() as context:
+    devices = jax.local_devices()[:num_devices]
+    context.setattr(jax, "local_devices", lambda: devices)
+    context.setattr(jax, "local_device_count", lambda: num_devices)
+    take_steps(path)
+  return path
+
+
+def test_devices_take_the_same_steps_and_reduce_the_gradients_once(
+  tmp_path, monkeypatch
+):
+  one = take_steps_on(1, tmp_path / "1.npz", monkeypatch)
+  with np.load(one) as steps:
+    gradients = sum(steps[x].size for x in steps if x.startswith("arr_"))
+    assert steps["reduced_bytes"] == 4 * (gradients + 1)  # And the loss.
+    assert steps["losses"].shape == (3,)
+    assert np.ptp(steps["losses"]) > 1e-4
+  for num_devices in (2, 4):
+    path = tmp_path / f"{num_devices}.npz"
+    assert_same_steps(take_steps_on(num_devices, path, monkeypatch), one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "num_processes, num_devices", [(1, 8), (2, 1), (4, 1), (4, 2)]
+)
+def test_processes_take_the_steps_of_one_device(
+  tmp_path, monkeypatch, num_processes, num_devices
+):
+  address = free_address()
+  processes = [
+    start(
+      "-c",
+      "from tests.training import test_distributed\n"
+      f"test_distributed.take_steps_of_a_cluster({address!r}, {num_processes},"
+      f" {process_id}, {num_devices}, {str(tmp_path)!r})",
+    )
+    for process_id in range(num_processes)
+  ]
+  one = take_steps_on(1, tmp_path / "one.npz", monkeypatch)
+  for process in processes:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+  for process_id in range(num_processes):
+    assert_same_steps(tmp_path / f"{process_id}.npz", one)
 
 
 def flags_of_cluster():
