@@ -173,7 +173,7 @@ def take_steps(path):
   """
   task = tasks.make_task(make_config("unused"))
   # Adam would make large updates of gradients that are zero but for rounding.
-  optimizer = optax.sgd(0.5)
+  optimizer = optax.sgd(0.01)
   params = task.init(jax.random.key(0), (12, 12, 3))
   state = parallel.replicate(
     train.TrainState(jnp.int32(0), params, optimizer.init(params))
@@ -185,11 +185,11 @@ def take_steps(path):
   batch = {"images": images, "example_ids": ids}
   batch = parallel.shard(jax.tree.map(parallel.own_part, batch))
   step = train.make_train_step(task, optimizer, jax.random.key(1))
-  compiled = step.lower(state, batch).compile()
-  reduced = re.findall(r" = (.*) all-reduce(?:-start)?\(", compiled.as_text())
+  text = step.lower(state, batch).compile().as_text()
+  reduced = re.findall(r" = (.*) all-reduce(?:-start)?\(", text)
   shapes = re.findall(r"f32\[([\d,]*)\]", " ".join(reduced))
   sizes = [np.prod([int(n) for n in x.split(",") if n]) for x in shapes]
-  state, losses = compiled(state, batch)
+  state, losses = step(state, batch)
   np.savez(
     path,
     *jax.tree.leaves(parallel.unreplicate(state.params)),
@@ -245,10 +245,8 @@ def test_devices_take_the_same_steps_and_reduce_the_gradients_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "num_processes, num_devices", [(1, 8), (2, 1), (4, 1), (4, 2)]
-)
-def test_processes_take_the_steps_of_one_device(
+@pytest.mark.parametrize("num_processes, num_devices", [(1, 8), (2, 4), (4, 2)])
+def test_eight_devices_of_any_processes_take_the_steps_of_one_device(
   tmp_path, monkeypatch, num_processes, num_devices
 ):
   address = free_address()
