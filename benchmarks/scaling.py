@@ -133,10 +133,10 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     ],
   )
   add(
-    "Drawing CLEVR: minutes of the slowest machine",
-    ["config", "hours of CPU of all", *MACHINES],
+    "Drawing CLEVR: minutes of the slowest machine of one core",
+    ["config", "core-hours", *MACHINES],
     [
-      [name, f"{x[0]['cpu_hours']:.2f}", *(f"{y['minutes']:.0f}" for y in x)]
+      [name, f"{x[0]['core_hours']:.2f}", *(f"{y['minutes']:.0f}" for y in x)]
       for name, x in result["preparation"].items()
     ],
   )

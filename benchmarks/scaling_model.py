@@ -252,25 +252,27 @@ def stops_at(scaling: Sequence[Mapping[str, Any]], estimate: str) -> int | None:
 def preparation(
   num_examples: int, renderer: Mapping[str, Any]
 ) -> list[dict[str, float]]:
-  """Computes what drawing CLEVR takes on equal machines that share the chunks.
+  """Computes what drawing CLEVR takes on machines that share the chunks.
+
+  A machine is one core that does nothing else.
 
   Args:
     num_examples: number of scenes.
     renderer: what `benchmarks.clevr_renderer` has written.
 
   Returns:
-    For each number of machines, the hours of CPU of all and the minutes of the
+    For each number of machines, the core-hours of all and the minutes of the
     slowest, without merging the chunks.
   """
-  size = clevr_scenes.CHUNK_SIZE
+  size, seconds = clevr_scenes.CHUNK_SIZE, renderer["cpu_seconds_per_image"]
   result = []
   for machines in MACHINES:
     most = math.ceil(math.ceil(num_examples / size) / machines) * size
     result.append(
       {
         "machines": machines,
-        "cpu_hours": num_examples * renderer["cpu_seconds_per_image"] / 3600,
-        "minutes": min(most, num_examples) / renderer["images_per_second"] / 60,
+        "core_hours": num_examples * seconds / 3600,
+        "minutes": min(most, num_examples) * seconds / 60,
       }
     )
   return result

@@ -79,13 +79,11 @@ def test_strong_and_weak_scaling_computed_by_hand():
 
 
 def test_machines_share_the_chunks_of_drawn_scenes():
-  renderer = {"cpu_seconds_per_image": 0.36, "images_per_second": 10.0}
-  one, two, *_ = model.preparation(300, renderer)
-  assert one == pytest.approx(
-    {"machines": 1, "cpu_hours": 0.03, "minutes": 0.5}
-  )
+  one, two, *_ = model.preparation(300, {"cpu_seconds_per_image": 0.36})
+  assert one["core_hours"] == two["core_hours"] == pytest.approx(0.03)
+  assert one["minutes"] == pytest.approx(1.8)
   # One of them draws two chunks of 100.
-  assert two["minutes"] == pytest.approx(200 / 10 / 60)
+  assert two["minutes"] == pytest.approx(1.2)
 
 
 def test_the_record_of_scaling_is_what_its_sources_say():
