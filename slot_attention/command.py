@@ -316,6 +316,9 @@ def _keep_compiled_programs(folder):
   """Turns on JAX's compilation cache, if JAX has no other setting for it."""
   if not folder or jax.config.jax_compilation_cache_dir:
     return
+  if "onednn_custom_call=true" in os.environ.get("XLA_FLAGS", ""):
+    logging.info("Compiled programs are not kept: XLA cannot save oneDNN's.")
+    return
   try:
     Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):

@@ -116,6 +116,9 @@ print(jax.jit(lambda x: x + 1)(1.5))
   (tmp_path / "file").touch()
   assert "not kept" in compile_with(tmp_path / "file" / "cache")
   compile_with("")
+  environment["XLA_FLAGS"] = "--xla_cpu_experimental_onednn_custom_call=true"
+  assert "not kept" in compile_with(tmp_path / "unused")
+  assert not (tmp_path / "unused").exists()
 
 
 def test_each_kind_of_cpu_has_its_own_cache(monkeypatch):
