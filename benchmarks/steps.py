@@ -43,7 +43,24 @@ _CONFIGS = (
   "clevr6_object_discovery",
   "clevr_set_prediction",
 )
-_CONTENDERS = ("jax", "torch", "torch compiled", "keras")
+# The flags with which XLA calls oneDNN on x86 CPUs.
+_ONEDNN = " ".join(
+  (
+    "--xla_cpu_experimental_onednn_custom_call=true",
+    "--xla_cpu_use_onednn=false",
+    "--xla_cpu_experimental_ynn_fusion_type=",
+    "--xla_cpu_use_xnnpack=false",
+  )
+)
+# Of each contender: environment variables.
+_CONTENDERS = {
+  "jax": {},
+  "jax onednn": {"XLA_FLAGS": _ONEDNN},
+  "torch": {},
+  "torch compiled": {},
+  "keras": {},
+}
+_DEFAULT_CONTENDERS = ("jax", "torch", "torch compiled", "keras")
 
 
 def make_specification(
@@ -103,7 +120,12 @@ def start_worker(
     print(f"{contender} is left out: {python} has no {framework}")
     return None
   compiled = contender != "torch"
-  return workers.Worker(python, module, {**specification, "compile": compiled})
+  return workers.Worker(
+    python,
+    module,
+    {**specification, "compile": compiled},
+    _CONTENDERS[contender],
+  )
 
 
 def measure(name: str, flags: command.Flags) -> dict[str, Any]:
@@ -216,8 +238,9 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   )
   flags.define_string(
     "contenders",
-    ",".join(_CONTENDERS),
-    "Names of contenders, with commas. jax is this project. All except torch"
+    ",".join(_DEFAULT_CONTENDERS),
+    "Names of contenders, with commas. jax is this project, and jax onednn the"
+    " same with flags by which XLA calls oneDNN on x86 CPUs. All except torch"
     " compile the whole step.",
   )
   flags.define_string(

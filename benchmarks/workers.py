@@ -108,7 +108,11 @@ class Worker:
   """A process that runs `serve`."""
 
   def __init__(
-    self, python: str, module: str, specification: Mapping[str, Any]
+    self,
+    python: str,
+    module: str,
+    specification: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
   ):
     """Starts `python -m module` and waits until it is ready.
 
@@ -116,9 +120,11 @@ class Worker:
       python: path of the Python interpreter.
       module: module that calls `serve`.
       specification: see the top of this file.
+      environment: variables that this process does not have.
     """
     self._process = subprocess.Popen(
       [python, "-m", module],
+      env={**os.environ, **(environment or {})},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
