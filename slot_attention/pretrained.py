@@ -64,8 +64,23 @@ def load(name: str) -> runs.Run:
 
 
 def load_any(workdir: str | None, name: str | None) -> runs.Run:
-  """Loads the run in a folder or, without a folder, weights by their name."""
-  return runs.load(workdir) if workdir else load(name)
+  """Loads what sees single images: the run in a folder, or weights by name.
+
+  Args:
+    workdir: folder of a run.
+    name: of weights, if there is no folder.
+
+  Raises:
+    ValueError: if there are none, or if they take videos, which the commands
+      that show single images do not.
+  """
+  run = runs.load(workdir) if workdir else load(name)
+  if run.task.takes_videos:
+    raise ValueError(
+      f"{workdir or name} takes videos, and this command single images; main.py"
+      " with --mode=eval draws what a run sees in videos"
+    )
+  return run
 
 
 def load_examples(name: str) -> dict[str, np.ndarray]:

@@ -168,6 +168,19 @@ def _check_data_for_task(config, task):
       f"data.name={data.name!r}: the pixels are not black or white, as"
       f" task={config.task!r} needs them; {', '.join(binary)} has such images"
     )
+  if task.takes_videos != data_set.is_video:
+    fitting = [
+      name
+      for name, x in datasets.DATA_SETS.items()
+      if x.is_video == task.takes_videos
+    ]
+    what, needed = ("images", "videos") if task.takes_videos else (
+      "videos", "images"
+    )
+    raise ValueError(
+      f"data.name={data.name!r}: the data is {what}, and task={config.task!r}"
+      f" needs {needed}: {', '.join(fitting)}"
+    )
   if task.num_outputs:
     if not data_set.has_targets:
       raise ValueError(
@@ -179,7 +192,7 @@ def _check_data_for_task(config, task):
         f"{_field_of_outputs(config)}={task.num_outputs} does not fit the"
         f" {clevr.TARGET_SIZE} numbers of a target"
       )
-  images = datasets.image_shape(data)
+  images = datasets.image_shape(data)[-3:]
   if task.image_shape not in (None, images):
     raise ValueError(
       f"images of {_sizes(images)} (height x width x channels) do not fit the"

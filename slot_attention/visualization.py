@@ -92,18 +92,25 @@ def draw_examples(
 ) -> None:
   """Draws a row of images and, below it, their segments in colours.
 
+  Videos are drawn so frame by frame, and each has a column.
+
   Args:
     path: PNG file to write.
-    images: uint8 [B, H, W, C].
-    segments: uint8 [B, H, W], where 0 is background, drawn black. If None, only
-      the images are drawn.
+    images: uint8 [B, H, W, C], or videos [B, F, H, W, C].
+    segments: uint8 [B, H, W] or [B, F, H, W], where 0 is background, drawn
+      black. If None, only the images are drawn.
   """
   import matplotlib.image
 
-  rows = [to_picture(images.astype(np.float32) / 127.5 - 1)]
+  pictures = [to_picture(images.astype(np.float32) / 127.5 - 1)]
   if segments is not None:
     colors = np.concatenate([np.zeros((1, 3)), slot_colors(segments.max())])
-    rows.append(colors[segments])
+    pictures.append(colors[segments])
+  if images.ndim == 4:
+    rows = pictures
+  else:
+    frames = range(images.shape[1])
+    rows = [picture[:, t] for t in frames for picture in pictures]
   # White lines of two pixels separate the pictures.
   lines = ((0, 0), (0, 2), (0, 2), (0, 0))
   padded = [np.pad(row, lines, constant_values=1) for row in rows]

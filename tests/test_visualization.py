@@ -127,6 +127,14 @@ def test_a_contact_sheet_shows_images_above_their_segments(tmp_path, channels):
   assert sheet[H + 5, 0].max() == 0
   visualization.draw_examples(path, images, None)
   assert matplotlib.image.imread(path).shape[0] == H
+  videos = np.stack([images, 255 - images], axis=1)
+  visualization.draw_examples(path, videos, np.stack([segments] * 2, axis=1))
+  frames = matplotlib.image.imread(path)[..., :3]
+  assert frames.shape == (4 * H + 6, *sheet.shape[1:])
+  np.testing.assert_array_equal(frames[: len(sheet)], sheet)
+  second = frames[len(sheet) + 2 :]
+  np.testing.assert_array_equal(second[H + 2 :], sheet[H + 2 :])
+  np.testing.assert_allclose(second[:H, :W], 1 - sheet[:H, :W], atol=0.005)
 
 
 def test_slots_have_borders_in_their_color_and_can_be_shown_whole(tmp_path):

@@ -2,8 +2,8 @@
 
 A batch is a dict of arrays, distributed by `parallel.shard`, with B examples
 over all devices of all processes:
-  images: uint8 [B, H, W, C];
-  segments: uint8 [B, H, W], if the data set has them;
+  images: uint8 [B, H, W, C], or videos [B, F, H, W, C];
+  segments: uint8 [B, H, W] or [B, F, H, W], if the data set has them;
   targets: float32 [B, M, P], if the data set has them;
   example_ids: int32 [B], which select the noise of the initial slots.
 The batches of n training steps form one dict with shapes [B, n, ...].

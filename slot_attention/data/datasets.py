@@ -17,6 +17,7 @@ from slot_attention.checks import (
 from slot_attention.data import (
   clevr,
   clevr_scenes,
+  moving_sprites,
   multi_dsprites,
   store,
   tetrominoes,
@@ -30,8 +31,9 @@ class DataSet:
   """Describes a data set.
 
   Attributes:
-    image_shape: height, width and channels of an image. An option `image_size`
-      overrides height and width.
+    image_shape: height, width and channels of an image; of a video, the number
+      of frames before them. The options `image_size` and `num_frames` override
+      height and width, and the frames.
     max_objects: the largest number of objects in an image.
     num_train: how many examples, the first ones, the paper trains on.
     num_examples: how many examples are prepared by default: `num_train`, and
@@ -52,7 +54,7 @@ class DataSet:
       have, with the paper's values.
   """
 
-  image_shape: tuple[int, int, int]
+  image_shape: tuple[int, ...]
   max_objects: int
   num_train: int
   num_examples: int
@@ -65,6 +67,11 @@ class DataSet:
   generator_version: int = 1
   reader_version: int = 1
   preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def is_video(self) -> bool:
+    """Whether every example is a video."""
+    return len(self.image_shape) == 4
 
   @property
   def options(self) -> dict[str, inspect.Parameter]:
@@ -123,6 +130,15 @@ DATA_SETS = {
     "colored_on_grayscale", 5
   ),
   "multi_dsprites_colored_on_colored": _multi_dsprites("colored_on_colored", 4),
+  "moving_sprites": DataSet(
+    image_shape=(moving_sprites.NUM_FRAMES, 64, 64, 3),
+    max_objects=moving_sprites.MAX_SPRITES,
+    num_train=10_000,
+    num_examples=10_320,
+    generate=moving_sprites.generate,
+    chunk_size=moving_sprites.CHUNK_SIZE,
+    check_options=moving_sprites.check_options,
+  ),
   "clevr_with_masks": dataclasses.replace(
     _CLEVR,
     num_train=70_000,
@@ -222,12 +238,17 @@ def _check_procedural(data_set, preprocessing, procedural):
     raise ValueError(f"data.procedural: {error}") from error
 
 
-def image_shape(data: Mapping[str, Any]) -> tuple[int, int, int]:
-  """Returns height, width and channels of the images of a data section."""
-  height, width, channels = DATA_SETS[data["name"]].image_shape
+def image_shape(data: Mapping[str, Any]) -> tuple[int, ...]:
+  """Returns the shape of the images or videos of a data section.
+
+  It is height, width and channels; of videos, the number of frames before them.
+  """
+  *frames, height, width, channels = DATA_SETS[data["name"]].image_shape
   options = dict(data["preprocessing"])
   if data["source"] == "procedural":
     options.update(data["procedural"])
   if "image_size" in options:
     height = width = options["image_size"]
-  return height, width, 1 if data["grayscale"] else channels
+  if frames:
+    frames = [options.get("num_frames", *frames)]
+  return *frames, height, width, 1 if data["grayscale"] else channels

@@ -29,8 +29,8 @@ class Data:
   splits: dict[str, store.Split]
 
   @property
-  def image_shape(self) -> tuple[int, int, int]:
-    """Height, width and channels of the images."""
+  def image_shape(self) -> tuple[int, ...]:
+    """Shape of the images or videos, see `datasets.image_shape`."""
     return self.splits["eval"].image_shape
 
 

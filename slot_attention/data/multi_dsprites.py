@@ -151,7 +151,10 @@ def sample(
 
 
 def render(
-  scenes: Scenes, *, image_size: int = IMAGE_SIZE
+  scenes: Scenes,
+  *,
+  image_size: int = IMAGE_SIZE,
+  centers: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
   """Draws scenes.
 
@@ -159,6 +162,8 @@ def render(
     scenes: the scenes.
     image_size: side S of the images, in pixels. If it is not 64, positions and
       outlines are scaled.
+    centers: float [N, P, 2], x and y of the sprites' centres, in pixels of an
+      image of 64x64. None takes those of the scenes, see `centers_of`.
 
   Returns:
     A dict of
@@ -166,7 +171,7 @@ def render(
       segments: uint8 [N, S, S], 0 for background, p for sprite p, counted from
         1.
   """
-  segments = _segments(scenes, image_size)
+  segments = _segments(scenes, image_size, centers)
   palette = np.concatenate([scenes.backgrounds[:, None], scenes.colors], axis=1)
   scene = np.arange(len(segments))[:, None, None]
   return {"images": palette[scene, segments], "segments": segments}
@@ -182,6 +187,11 @@ def generate(
   rng = np.random.default_rng([seed, chunk])
   scenes = sample(rng, CHUNK_SIZE, variant=variant, image_size=image_size)
   return render(scenes, image_size=image_size)
+
+
+def centers_of(scenes: Scenes) -> np.ndarray:
+  """Returns x and y of the centres, float [N, P, 2], in pixels of 64x64."""
+  return np.stack([POSITIONS[scenes.columns], POSITIONS[scenes.rows]], axis=-1)
 
 
 def check_options(*, image_size: int = IMAGE_SIZE) -> None:
@@ -216,7 +226,7 @@ def _sample_colors(rng, shape, variant):
   elif variant == "colored_on_grayscale":
     hue = rng.random(shape)
     saturation, value = rng.uniform(0.5, 1, (2, *shape))
-    colors = _rgb(hue, saturation, value)
+    colors = to_rgb(hue, saturation, value)
     greys = rng.integers(0, 256, (shape[0], 1), np.uint8)
     backgrounds = greys.repeat(3, axis=1)
   else:
@@ -225,8 +235,13 @@ def _sample_colors(rng, shape, variant):
   return colors, backgrounds
 
 
-def _rgb(hue, saturation, value):
-  """Converts hue, saturation and value from 0 to 1 to RGB uint8 [..., 3]."""
+def to_rgb(
+  hue: np.ndarray, saturation: np.ndarray, value: np.ndarray
+) -> np.ndarray:
+  """Converts hue, saturation and value [...] to RGB uint8 [..., 3].
+
+  Saturation and value are from 0 to 1. A hue of 1 is one turn, and equals 0.
+  """
   # Each channel is at its maximum over a third of the hues, around its colour.
   turn = (hue[..., None] + np.array([0, 2 / 3, 1 / 3])) % 1
   brightness = np.clip(np.abs(6 * turn - 3) - 1, 0, 1)
@@ -234,8 +249,10 @@ def _rgb(hue, saturation, value):
   return np.rint(255 * value[..., None] * channels).astype(np.uint8)
 
 
-def _segments(scenes, image_size):
+def _segments(scenes, image_size, centers=None):
   """Returns the sprite that each pixel shows, uint8 [N, S, S]."""
+  if centers is None:
+    centers = centers_of(scenes)
   num_scenes, num_places = scenes.shapes.shape
   segments = np.zeros((num_scenes, image_size, image_size), np.uint8)
   zoom = image_size / IMAGE_SIZE
@@ -244,8 +261,7 @@ def _segments(scenes, image_size):
   for p in range(num_places):
     for shape, contains in _CONTAINS.items():
       (drawn,) = np.nonzero(scenes.shapes[:, p] == shape)
-      x = zoom * POSITIONS[scenes.columns[drawn, p], None]
-      y = zoom * POSITIONS[scenes.rows[drawn, p], None]
+      x, y = zoom * centers[drawn, p].T[..., None]
       columns, rows = x.astype(int) + window, y.astype(int) + window
       angle = ORIENTATIONS[scenes.orientations[drawn, p], None]
       scale = zoom * SCALES[scenes.scales[drawn, p], None]

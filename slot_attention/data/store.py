@@ -5,6 +5,7 @@
   DIRECTORY/segments.npy    uint8 [num_examples, H, W], 0 is background
   DIRECTORY/targets.npy     float32 [num_examples, M, P], if there are targets
 
+Of videos, images and segments have the axis of the frames after the first one.
 The examples are made in chunks. Each chunk is one file in the hidden directory
 .DIRECTORY-partial. When all chunks exist, they are merged into DIRECTORY. Both
 chunks and DIRECTORY are written under another name first and then renamed, so
@@ -73,10 +74,10 @@ class Split:
     return count_objects(self.arrays)[self.examples]
 
   @property
-  def image_shape(self) -> tuple[int, int, int]:
-    """Returns height, width and channels of the images."""
-    height, width, channels = self.arrays["images"].shape[1:]
-    return height, width, 1 if self.grayscale else channels
+  def image_shape(self) -> tuple[int, ...]:
+    """Returns the shape of images or videos, see `datasets.image_shape`."""
+    *size, channels = self.arrays["images"].shape[1:]
+    return *size, 1 if self.grayscale else channels
 
   def take(self, places: np.ndarray) -> Arrays:
     """Copies the examples at the given positions of the split, int [n]."""
@@ -90,7 +91,7 @@ class Split:
 
 
 def count_objects(arrays: Arrays) -> np.ndarray:
-  """Counts the objects in each image, int [num_examples].
+  """Counts the objects in each image or video, int [num_examples].
 
   Targets also count hidden objects and those outside the image. Without
   targets, the count is the largest segment id, which misses hidden objects
@@ -98,7 +99,8 @@ def count_objects(arrays: Arrays) -> np.ndarray:
   """
   if "targets" in arrays:
     return arrays["targets"][..., -1].sum(axis=1).astype(int)
-  return arrays["segments"].max(axis=(1, 2)).astype(int)
+  segments = arrays["segments"]
+  return segments.max(axis=tuple(range(1, segments.ndim))).astype(int)
 
 
 class DamagedError(ValueError):

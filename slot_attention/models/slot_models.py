@@ -220,6 +220,18 @@ class SpatialBroadcastDecoder(nn.Module):
     return x
 
 
+def check_frames(slot_attention: nn.Module, decoder: nn.Module) -> None:
+  """Raises a ValueError unless slots and decoder have the same frame, or none."""
+  of_slots, of_decoder = (
+    getattr(part, "frame", None) for part in (slot_attention, decoder)
+  )
+  if of_slots != of_decoder:
+    raise ValueError(
+      f"the frames of slots ({of_slots}) and decoder ({of_decoder}) differ:"
+      " Invariant Slot Attention and its decoder need the same frame"
+    )
+
+
 class ObjectDiscovery(nn.Module):
   """Autoencoder whose bottleneck is a set of slots (Section 2.2)."""
 
@@ -228,15 +240,7 @@ class ObjectDiscovery(nn.Module):
   decoder: SpatialBroadcastDecoder
 
   def __post_init__(self):
-    of_slots, of_decoder = (
-      getattr(part, "frame", None)
-      for part in (self.slot_attention, self.decoder)
-    )
-    if of_slots != of_decoder:
-      raise ValueError(
-        f"the frames of slots ({of_slots}) and decoder ({of_decoder}) differ:"
-        " Invariant Slot Attention and its decoder need the same frame"
-      )
+    check_frames(self.slot_attention, self.decoder)
     super().__post_init__()
 
   def __call__(self, images: jax.Array, **kwargs) -> dict[str, jax.Array]:

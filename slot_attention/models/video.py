@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least
+from slot_attention.models.attention import SlotAttention
 from slot_attention.models.layers import MLP, LayerNorm
 from slot_attention.models.slot_models import (
   Encoder,
   SpatialBroadcastDecoder,
+  check_frames,
 )
 
 
@@ -75,15 +77,22 @@ class VideoDiscovery(nn.Module):
 
   Attributes:
     encoder: of single frames.
-    slot_attention: `SlotAttention`; one iteration is the paper's number.
+    slot_attention: one iteration is the paper's number.
     slot_predictor: see `SlotPredictor`.
     decoder: of the slots of single frames.
+
+  Raises:
+    ValueError: if the decoder needs slots of Invariant Slot Attention.
   """
 
   encoder: Encoder
-  slot_attention: nn.Module
+  slot_attention: SlotAttention
   slot_predictor: SlotPredictor
   decoder: SpatialBroadcastDecoder
+
+  def __post_init__(self):
+    check_frames(self.slot_attention, self.decoder)
+    super().__post_init__()
 
   def __call__(self, video: jax.Array, **kwargs) -> dict[str, jax.Array]:
     """Decomposes the frames of a video into slots that follow objects.

@@ -12,6 +12,7 @@ from slot_attention.tasks.discovery import (
   monet,
   nem,
   object_discovery,
+  video_object_discovery,
 )
 from slot_attention.tasks.sets import dspn, set_prediction
 from slot_attention.tasks.table import (
@@ -41,5 +42,6 @@ __all__ = [
   "object_discovery",
   "set_prediction",
   "slots_section",
+  "video_object_discovery",
   "with_defaults",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from slot_attention import losses, metrics, models, visualization
@@ -36,6 +37,26 @@ def adaptive_object_discovery(
     return _squared_error(outputs, batch) + sparsity * share
 
   return _discovery(model, loss, max_objects, model.decoder.image_shape)
+
+
+def video_object_discovery(
+  model: models.VideoDiscovery, *, max_objects: int
+) -> Task:
+  """Makes the task of SAVi: to reconstruct videos slot by slot.
+
+  The loss is the squared error over all frames. The metrics compare the pixels
+  of all frames at once, so an object that changes its slot counts as wrong.
+  """
+  task = _discovery(
+    model, _squared_error, max_objects, model.decoder.image_shape
+  )
+  return dataclasses.replace(
+    task,
+    loss=lambda *video: task.loss(*_strips(*video)),
+    measure=lambda *video: task.measure(*_strips(*video)),
+    draw=lambda folder, *video: task.draw(folder, *_frames(*video)),
+    takes_videos=True,
+  )
 
 
 def iodine(model: models.Iodine, *, max_objects: int) -> Task:
@@ -96,6 +117,35 @@ def nem(
 
 def _squared_error(outputs, batch):
   return losses.reconstruction_loss(outputs["recon_combined"], batch["images"])
+
+
+def _strips(outputs, batch):
+  """Turns each video into one image, with the frames below each other.
+
+  [B, F, H, W, C] becomes [B, F * H, W, C]. What is averaged or compared over
+  the pixels of such an image is so over those of the whole video.
+  """
+
+  def strip(x):
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+  masks = jnp.moveaxis(outputs["masks"], 2, 1)
+  num_slots, (_, _, width, _) = masks.shape[1], batch["images"].shape[1:]
+  outputs = {
+    "recon_combined": strip(outputs["recon_combined"]),
+    "masks": masks.reshape(len(masks), num_slots, -1, width, 1),
+  }
+  videos = {name: batch[name] for name in ("images", "segments") if name in batch}
+  return outputs, {name: strip(x) for name, x in videos.items()}
+
+
+def _frames(outputs, batch):
+  """Turns the frames of all videos into single images, in order."""
+
+  def frames(x):
+    return x.reshape(-1, *x.shape[2:])
+
+  return jax.tree.map(frames, outputs), {"images": frames(batch["images"])}
 
 
 def _discovery(model, loss, max_objects, image_shape):

@@ -28,6 +28,10 @@ TASKS: dict[str, tuple[type[nn.Module], Callable[..., Task]]] = {
   "nem": (models.NeuralEM, discovery.nem),
   "object_discovery": (models.ObjectDiscovery, discovery.object_discovery),
   "set_prediction": (models.SetPrediction, sets.set_prediction),
+  "video_object_discovery": (
+    models.VideoDiscovery,
+    discovery.video_object_discovery,
+  ),
 }
 
 # The modules that can be each part of a model, by the name of their section in
@@ -46,6 +50,7 @@ PARTS: dict[str, dict[str, type[nn.Module]]] = {
     "invariant_decoder": models.InvariantDecoder,
   },
   "slot_selector": {"slot_selector": models.SlotSelector},
+  "slot_predictor": {"slot_predictor": models.SlotPredictor},
   "classifier": {"classifier": models.SetPredictor},
   "refinement": {"refinement": models.RefinementNetwork},
   "attention": {"attention": models.AttentionNetwork},

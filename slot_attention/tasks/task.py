@@ -22,7 +22,8 @@ class Task:
   """A task, as training and evaluation need it.
 
   Attributes:
-    model: takes images [B, H, W, C] in [-1, 1], returns a dict of outputs.
+    model: takes images [B, H, W, C] in [-1, 1], or videos [B, F, H, W, C];
+      returns a dict of outputs.
     loss: outputs and normalised batch to the loss of every example, [B].
     measure: outputs and normalised batch to the arrays [B, ...] from which
       metrics are computed.
@@ -30,12 +31,13 @@ class Task:
       collection.
     draw: writes pictures of outputs and normalised batch into a folder and
       returns their paths.
-    image_shape: height, width and channels of the images that the model draws;
-      None if it draws none and takes images of any size.
+    image_shape: height, width and channels of the images, or of the frames,
+      that the model draws; None if it draws none and takes images of any size.
     num_outputs: numbers by which the model describes an object; 0 if it
       describes none and needs no targets.
     has_free_slots: whether K can change after training.
     needs_binary_images: whether pixels must be black or white.
+    takes_videos: whether the model takes videos and not single images.
     more_inputs: the names of what the model takes of a batch beside images, if
       the batch has it.
     compute_dtype: in which encoder and decoder compute; Slot Attention itself,
@@ -51,11 +53,12 @@ class Task:
   num_outputs: int = 0
   has_free_slots: bool = True
   needs_binary_images: bool = False
+  takes_videos: bool = False
   more_inputs: tuple[str, ...] = ()
   compute_dtype: str = "float32"
 
-  def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
-    """Returns fresh parameters for images [H, W, C]."""
+  def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Any:
+    """Returns fresh parameters for images [H, W, C] or videos [F, H, W, C]."""
     images = jnp.zeros((1, *image_shape))
     params_key, slots_key = jax.random.split(key)
     rngs = {"params": params_key, "slots": slots_key}

@@ -159,7 +159,7 @@ class MisfitError(ValueError):
 
 
 def check_fit(
-  params: Any, task: tasks.Task, image_shape: tuple[int, int, int]
+  params: Any, task: tasks.Task, image_shape: tuple[int, ...]
 ) -> None:
   """Raises a MisfitError if parameters do not fit a task.
 
@@ -168,7 +168,7 @@ def check_fit(
   Args:
     params: the parameters.
     task: the task that will use the parameters.
-    image_shape: H, W and C of the images.
+    image_shape: of an image or a video, see `datasets.image_shape`.
   """
   needed = jax.eval_shape(
     lambda key: task.init(key, image_shape), jax.random.key(0)

@@ -6,6 +6,7 @@ measured but computed, from the chip's published numbers.
 """
 
 from collections.abc import Mapping
+import math
 import re
 import time
 from typing import Any
@@ -269,8 +270,8 @@ def _data_bytes(config, task):
   """
   if config.data_placement != "device":
     return 0
-  height, width, channels = datasets.image_shape(config.data)
-  size = height * width * (channels + 1)
+  *size, channels = datasets.image_shape(config.data)
+  size = math.prod(size) * (channels + 1)
   if task.num_outputs:
     size += 4 * config.data.max_objects * clevr.TARGET_SIZE
   return size * (config.data.num_train + config.data.num_eval)

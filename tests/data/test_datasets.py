@@ -67,6 +67,12 @@ def test_the_image_shape_is_that_of_the_images(tmp_path):
     {"procedural": {"seed": 0}},
     {"grayscale": True},
     {"name": "multi_dsprites_binarized", "procedural": {"seed": 0}},
+    {"name": "moving_sprites", "procedural": {"seed": 0}},
+    {
+      "name": "moving_sprites",
+      "procedural": {"seed": 0, "image_size": 16, "num_frames": 3},
+      "grayscale": True,
+    },
   ):
     data = section(tmp_path, **fields)
     assert datasets.image_shape(data) == loading.load(data).image_shape
@@ -85,6 +91,7 @@ FIRST_CHUNKS = {
   "multi_dsprites_binarized": (1, "dae3df92fba4acab"),
   "multi_dsprites_colored_on_grayscale": (1, "c47c053d165f3c86"),
   "multi_dsprites_colored_on_colored": (1, "b3d6f070e1177b43"),
+  "moving_sprites": (1, "1a172612e0556871"),
 }
 # Version, digest of the targets, and mean of each of the first images.
 FIRST_SCENES = {
