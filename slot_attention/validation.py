@@ -174,12 +174,10 @@ def _check_data_for_task(config, task):
       for name, x in datasets.DATA_SETS.items()
       if x.is_video == task.takes_videos
     ]
-    what, needed = ("images", "videos") if task.takes_videos else (
-      "videos", "images"
-    )
+    needed = "videos" if task.takes_videos else "single images"
     raise ValueError(
-      f"data.name={data.name!r}: the data is {what}, and task={config.task!r}"
-      f" needs {needed}: {', '.join(fitting)}"
+      f"data.name={data.name!r}: task={config.task!r} needs {needed}, which"
+      f" {', '.join(fitting)} {'has' if len(fitting) == 1 else 'have'}"
     )
   if task.num_outputs:
     if not data_set.has_targets:

@@ -330,7 +330,22 @@ def use_adaptive_invariant(config):
   use_adaslot(config)
 
 
-# The successors of Slot Attention that have modules of their own.
+def use_savi(config):
+  config.task = "video_object_discovery"
+  config.data.name = "moving_sprites"
+  config.data.procedural = ConfigDict(
+    {"seed": 0, "image_size": 16, "num_frames": 3}
+  )
+  config.model.slot_attention.num_iterations = 1
+  config.model.slot_predictor = ConfigDict(
+    {"num_heads": 2, "attention_size": 6, "mlp_hidden_size": 7}
+  )
+  config.model.decoder.broadcast_size = (8, 8)
+  config.model.decoder.strides = (2,)
+
+
+# The successors of Slot Attention that have modules of their own and take
+# single images.
 USE_SUCCESSOR = (use_adaptive_invariant, use_mesh)
 
 # The models, for tests of what all of them share.
@@ -341,6 +356,7 @@ USE_MODEL = (
   use_nem,
   use_dspn,
   *USE_SUCCESSOR,
+  use_savi,
 )
 
 

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from slot_attention import predict, pretrained, tasks
+from slot_attention.explore.weights import Weights
 from slot_attention.paper import figures
 from slot_attention.training import checkpoints, evaluate, runs, sweep, train
 from tests.runs import (
@@ -18,6 +19,7 @@ from tests.runs import (
   read_lines,
   use_invariant,
   use_mesh,
+  use_savi,
 )
 
 
@@ -109,3 +111,76 @@ def test_weights_are_exported_and_loaded(run, tmp_path, monkeypatch):
   )
   assert card["evaluation"]["num_slots"] == 4
   assert pretrained.load("x").step == 6
+
+
+@pytest.fixture(name="video_run", scope="module")
+def _video_run(tmp_path_factory):
+  """Returns the config and the folder of a trained run of SAVi."""
+  folder = tmp_path_factory.mktemp("savi")
+  config = make_config(folder / "data")
+  use_savi(config)
+  train.train(config, folder / "run")
+  return runs.load_config(folder / "run"), folder / "run"
+
+
+def test_a_run_of_videos_has_the_metrics_and_pictures_of_images(video_run):
+  config, workdir = video_run
+  assert read_lines(workdir)[-1].keys() == {
+    "step", "split", "loss", "fg_ari", "ari", "mbo",
+  }  # fmt: skip
+  (folder,) = workdir.glob("eval_*")
+  pictures = {path.stem: path for path in folder.glob("*.png")}
+  assert pictures.keys() == {"slots", "attention"}
+  # A row for each of three frames of four videos; image, reconstruction, masks
+  # and four slots beside each other.
+  width, height = PIL.Image.open(pictures["slots"]).size
+  assert height / width == pytest.approx(12 / 7, rel=0.15)
+  first = evaluate.evaluate_run(config, workdir)
+  assert evaluate.evaluate_run(config, workdir) == first
+  config = config.copy_and_resolve_references()
+  config.model.slot_attention.num_slots = 3
+  config.data.procedural.num_frames = 2
+  assert evaluate.evaluate_run(config, workdir)["loss"] != first["loss"]
+
+
+def test_a_sweep_of_videos_has_iterations_objects_and_slots(
+  video_run, monkeypatch
+):
+  config, workdir = video_run
+  monkeypatch.setattr(sweep, "SWEPT_ITERATIONS", (1, 3))
+  rows = sweep.sweep_run(config, workdir)
+  places = {
+    (x["sweep"], x["num_iterations"], x["num_slots"], x["num_objects"])
+    for x in rows
+  }
+  assert places == {
+    *(("iterations", t, 4, 0) for t in (1, 3)),
+    *(("objects", t, 4, n) for t in (1, 3) for n in (2, 3)),
+    *(("slots", 1, n + 1, n) for n in (2, 3)),
+  }
+
+
+def test_commands_of_single_images_refuse_a_run_of_videos(
+  video_run, tmp_path, monkeypatch
+):
+  _, workdir = video_run
+  PIL.Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+  flags = [f"--workdir={workdir}", f"--to={tmp_path / 'out'}"]
+  for command in (
+    lambda: predict.main([*flags, str(tmp_path / "a.png")]),
+    lambda: figures.main(flags),
+    lambda: Weights(None, str(workdir)),
+  ):
+    with pytest.raises(ValueError, match="takes videos, and this command sing"):
+      command()
+  assert not (tmp_path / "out").exists()
+  # Its weights can be kept, with whole videos as examples.
+  monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+  pretrained.export(
+    workdir, tmp_path / "x", command="x", hardware="y", date="2026-01-02"
+  )
+  assert pretrained.load("x").step == 6
+  examples = pretrained.load_examples("x")
+  assert examples["images"].shape == (6, 3, 16, 16, 3)
+  with pytest.raises(ValueError, match="x takes videos"):
+    pretrained.load_any(None, "x")

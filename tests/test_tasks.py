@@ -88,3 +88,64 @@ def test_a_new_decoder_is_chosen_by_its_section_and_may_have_new_fields(
   config.model.scaled_decoder = {**config.model.scaled_decoder, "contrast": 2}
   with pytest.raises(ValueError, match="contrast=2 must be of type float"):
     validation.checked(config)
+
+
+def video_task():
+  """Returns the task of a model that is never applied."""
+  model = models.VideoDiscovery(
+    encoder=models.Encoder(),
+    slot_attention=models.SlotAttention(num_slots=3),
+    slot_predictor=models.SlotPredictor(),
+    decoder=models.SpatialBroadcastDecoder(),
+  )
+  return tasks.video_object_discovery(model, max_objects=2)
+
+
+def measure_slots(slots, segments):
+  """Measures masks that give each pixel to one slot, [B, F, H, W]."""
+  masks = jax.nn.one_hot(slots, 3, axis=2)[..., None]
+  images = jnp.zeros((*segments.shape, 3))
+  outputs = {"masks": masks, "recon_combined": images}
+  batch = {"images": images, "segments": segments}
+  return video_task().measure(outputs, batch)
+
+
+def test_an_object_that_changes_its_slot_within_a_video_is_wrong():
+  # Two objects of 2 x 2 pixels on a background, in three frames.
+  frame = np.zeros((4, 5), np.int32)
+  frame[:2, :2], frame[2:, 3:] = 1, 2
+  segments = np.stack([frame, frame[::-1], frame])[None]
+  same_slots = measure_slots(segments, segments)
+  for name in ("fg_ari", "ari", "mbo"):
+    np.testing.assert_array_equal(same_slots[name], [1])
+  # Other names of the slots, in all frames alike, change nothing.
+  renamed = measure_slots((segments + 1) % 3, segments)
+  assert jax.tree.all(jax.tree.map(np.array_equal, renamed, same_slots))
+  swap = np.array([0, 2, 1])
+  swapped = segments.copy()
+  swapped[:, 1] = swap[swapped[:, 1]]
+  measured = measure_slots(swapped, segments)
+  # Each slot has 8 pixels of one object and 4 of the other: of the 276 pairs of
+  # 24 pixels, 68 are together in both partitions, 132 in either of them.
+  chance = 132 * 132 / 276
+  np.testing.assert_allclose(
+    measured["fg_ari"], (68 - chance) / (132 - chance), rtol=1e-5
+  )
+  np.testing.assert_allclose(measured["mbo"], 8 / 16, rtol=1e-6)
+  assert 0 < measured["ari"][0] < 1
+  # Frame by frame, nothing would be wrong.
+  frames = [x.reshape(3, 1, 4, 5) for x in (swapped, segments)]
+  np.testing.assert_array_equal(measure_slots(*frames)["fg_ari"], [1, 1, 1])
+
+
+def test_the_loss_of_a_video_is_the_squared_error_over_all_frames():
+  rng = np.random.default_rng(0)
+  images, drawn = rng.uniform(-1, 1, (2, 2, 3, 4, 5, 3)).astype(np.float32)
+  outputs = {"masks": np.ones((2, 3, 1, 4, 5, 1)), "recon_combined": drawn}
+  task = video_task()
+  expected = ((images - drawn) ** 2).mean(axis=(1, 2, 3, 4))
+  for loss in (
+    task.loss(outputs, {"images": images}),
+    task.measure(outputs, {"images": images})["loss"],
+  ):
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)

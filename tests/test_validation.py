@@ -31,6 +31,7 @@ from tests.runs import (
   use_mesh,
   use_monet,
   use_nem,
+  use_savi,
   use_slot_mlp,
 )
 
@@ -141,7 +142,8 @@ def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
 
 
 @pytest.mark.parametrize(
-  "use_model", [use_iodine, use_monet, use_nem, use_dspn, *USE_SUCCESSOR]
+  "use_model",
+  [use_iodine, use_monet, use_nem, use_dspn, *USE_SUCCESSOR, use_savi],
 )
 def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
   config, use_model
@@ -236,6 +238,8 @@ def test_every_change_of_a_rival_is_traced_or_refused_at_the_door(
     ),
     (use_mesh, "mesh_attention.mesh_steps", -1, "mesh_attention.mesh_steps=-1"),
     (use_adaslot, "slot_selector.hidden_size", 0, "slot_selector.hidden_size="),
+    (use_savi, "slot_predictor.num_heads", 4, "=6 is not a multiple of num_h"),
+    (use_savi, "decoder.broadcast_size", (8, 7), "of 16x16x3 .* 16x14x3: chan"),
   ],
 )
 def test_bad_values_of_a_rival_are_named(
@@ -296,6 +300,50 @@ def test_data_without_what_the_task_needs_is_refused(config, tmp_path):
   sets.model.classifier.num_outputs = 18
   with pytest.raises(ValueError, match="num_outputs=18 does not fit the 19"):
     validation.checked(sets)
+
+
+def test_images_and_videos_are_told_apart(config):
+  images = config.data.copy_and_resolve_references()
+  still = config.copy_and_resolve_references()
+  use_savi(config)
+  validation.checked(config)
+  config.data.procedural.num_frames = 0
+  with pytest.raises(ValueError, match="procedural: num_frames=0 must be at "):
+    validation.checked(config)
+  still.data = config.data
+  still.data.procedural.num_frames = 2
+  with pytest.raises(
+    ValueError, match="'moving_sprites': task='object_discovery' needs single"
+  ):
+    validation.checked(still)
+  config.data = images
+  with pytest.raises(
+    ValueError, match="discovery' needs videos, which moving_sprites has"
+  ):
+    validation.checked(config)
+
+
+@pytest.mark.parametrize(
+  "use_part, words",
+  [
+    (use_slot_mlp, "config.model: slot_mlp is unknown"),
+    (use_mesh, "config.model: mesh_attention is unknown"),
+    (use_invariant, "config.model: invariant_slot_attention is unknown"),
+  ],
+)
+def test_slots_that_follow_objects_are_those_of_slot_attention(
+  config, use_part, words
+):
+  use_savi(config)
+  slots = config.model.slot_attention
+  use_part(config)
+  with pytest.raises(ValueError, match=words):
+    validation.checked(config)
+  if use_part is use_invariant:
+    del config.model.invariant_slot_attention
+    config.model.slot_attention = slots
+    with pytest.raises(ValueError, match="the frames of slots .None. and deco"):
+      validation.checked(config)
 
 
 @pytest.mark.parametrize("field", ["num_steps", "log_every", "eval_every"])

@@ -221,7 +221,7 @@ class SpatialBroadcastDecoder(nn.Module):
 
 
 def check_frames(slot_attention: nn.Module, decoder: nn.Module) -> None:
-  """Raises a ValueError unless slots and decoder have the same frame, or none."""
+  """Raises a ValueError unless slots and decoder have the same frame."""
   of_slots, of_decoder = (
     getattr(part, "frame", None) for part in (slot_attention, decoder)
   )

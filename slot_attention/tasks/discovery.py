@@ -129,14 +129,13 @@ def _strips(outputs, batch):
   def strip(x):
     return x.reshape(x.shape[0], -1, *x.shape[3:])
 
-  masks = jnp.moveaxis(outputs["masks"], 2, 1)
-  num_slots, (_, _, width, _) = masks.shape[1], batch["images"].shape[1:]
+  masks = jnp.moveaxis(outputs["masks"], 2, 1)  # [B, K, F, H, W, 1]
   outputs = {
     "recon_combined": strip(outputs["recon_combined"]),
-    "masks": masks.reshape(len(masks), num_slots, -1, width, 1),
+    "masks": masks.reshape(*masks.shape[:2], -1, *masks.shape[4:]),
   }
-  videos = {name: batch[name] for name in ("images", "segments") if name in batch}
-  return outputs, {name: strip(x) for name, x in videos.items()}
+  given = batch.keys() & {"images", "segments"}
+  return outputs, {name: strip(batch[name]) for name in given}
 
 
 def _frames(outputs, batch):

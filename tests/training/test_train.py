@@ -29,6 +29,7 @@ from tests.runs import (
   use_iodine,
   use_monet,
   use_nem,
+  use_savi,
   use_slot_attention,
   use_slot_mlp,
 )
@@ -169,6 +170,7 @@ def test_one_device_and_four_give_the_same_numbers(
     (use_nem, "adam"),
     (use_dspn, "adam"),
     (use_adaptive_invariant, "adam"),
+    (use_savi, "muon"),
   ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
