@@ -133,7 +133,8 @@ def test_a_run_of_videos_has_the_metrics_and_pictures_of_images(video_run):
   assert pictures.keys() == {"slots", "attention"}
   # A row for each of three frames of four videos; image, reconstruction, masks
   # and four slots beside each other.
-  width, height = PIL.Image.open(pictures["slots"]).size
+  with PIL.Image.open(pictures["slots"]) as picture:
+    width, height = picture.size
   assert height / width == pytest.approx(12 / 7, rel=0.15)
   first = evaluate.evaluate_run(config, workdir)
   assert evaluate.evaluate_run(config, workdir) == first
