@@ -3,20 +3,28 @@
   python main.py --config=configs/savi.py
 
 Data: two or three sprites of different hues that move on black, in videos of
-four frames of 16x16. slot_attention/data/moving_sprites.py says how they are
+three frames of 16x16. slot_attention/data/moving_sprites.py says how they are
 drawn.
 
 The model is that of SAVi-S, made small for one CPU core. Of
 google-research/slot-attention-video, file
-savi/configs/movi/savi_conditional_small.py, are one iteration a frame, a
-predictor of one Transformer block with four heads, and gradients clipped at a
-norm of 0.05 there and 1 here. Its encoder and decoder have four layers of 5x5
-convolutions for frames of 64x64 and more, its slots 128 channels, and its first
-slots come from hints such as boxes. Here the first slots are random, and the
-task reconstructs the frames themselves; SAVi-S reconstructs their optical flow.
-The optimiser and its schedule are those of configs/tetrominoes_small.py.
+savi/configs/movi/savi_conditional_small.py, is the predictor of one Transformer
+block with four heads. SAVi-S has one iteration a frame, slots of 128 channels,
+and first slots from hints such as boxes; it reconstructs the optical flow, and
+clips gradients at a norm of 0.05. Here are two iterations, the layers and the
+optimiser of configs/tetrominoes_small.py, and first slots that are learned
+vectors; the task reconstructs the frames themselves.
 
-Measured here: not yet.
+First slots from one Gaussian do not learn this: in five tries (two to four
+frames, one to three iterations, with and without the predictor) the slots of
+the later frames became equal. Learned first slots keep apart: 36 % of
+foreground ARI over the whole videos after 2,000 steps, --config.seed=0, with a
+cosine of that length (2026-11-28, half a core of an AMD EPYC, Python 3.12.1,
+JAX 0.12.0). With the bi-level gradient and three iterations they had 11 % after
+500 steps, where they have 31 % without. All tries were judged on examples of
+--config.data.procedural.seed=1.
+
+Measured here on other examples: not yet.
 """
 
 from ml_collections import ConfigDict
@@ -27,6 +35,7 @@ from configs import tetrominoes_small
 def get_config() -> ConfigDict:
   config = tetrominoes_small.get_config()
   config.task = "video_object_discovery"
+  config.batch_size = 8  # Videos.
   config.num_steps = 5_000
   config.decay_steps = 5_000
   config.eval_every = 500
@@ -36,16 +45,15 @@ def get_config() -> ConfigDict:
   config.data.num_examples = 10_320
   config.data.num_train = 10_000
   config.data.procedural = ConfigDict(
-    {"seed": 0, "image_size": 16, "num_frames": 4}
+    {"seed": 0, "image_size": 16, "num_frames": 3}
   )
 
-  config.model.encoder.kernel_size = 3
-  config.model.slot_attention.num_iterations = 1
+  config.model.slot_attention.num_iterations = 2
+  config.model.slot_attention.slot_init = "queries"
   config.model.slot_predictor = ConfigDict(
     {"num_heads": 4, "attention_size": 64, "mlp_hidden_size": 128}
   )
-  config.model.decoder.broadcast_size = (8, 8)
-  config.model.decoder.features = (32, 32)
-  config.model.decoder.strides = (1, 2)
-  config.model.decoder.kernel_size = 5
+  config.model.decoder.broadcast_size = (16, 16)
+  config.model.decoder.features = (32, 32, 32)
+  config.model.decoder.strides = (1, 1, 1)
   return config
