@@ -125,8 +125,11 @@ def test_a_sweep_covers_what_the_model_has(run, monkeypatch):
     assert (slots["num_objects"], slots["num_slots"]) == (3, 4)
   else:
     assert not slots
+  more = [x["num_slots"] for x in rows if x["sweep"] == "more_slots"]
+  assert more == ([4, 5, 6, 8, 12] if rival.has_free_slots else [])
+  # Each of the two sweeps is a curve.
   pictures = list(workdir.glob("eval_*/sweep.png"))
-  assert len(pictures) == rival.has_iterations
+  assert len(pictures) == (rival.has_iterations or rival.has_free_slots)
 
 
 def test_figures_are_those_that_the_model_has(run, tmp_path):

@@ -158,6 +158,7 @@ def test_a_sweep_of_videos_has_iterations_objects_and_slots(
     *(("iterations", t, 4, 0) for t in (1, 3)),
     *(("objects", t, 4, n) for t in (1, 3) for n in (2, 3)),
     *(("slots", 1, n + 1, n) for n in (2, 3)),
+    *(("more_slots", 1, k, 0) for k in (4, 5, 6, 8, 12)),
   }
 
 
