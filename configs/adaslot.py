@@ -13,7 +13,8 @@ is 10 / (H W C).
 
 Paper: numbers of slots near those of the objects, at an ARI near that of the
 best fixed number.
-Measured here: not yet.
+Measured here with one seed, which kept all slots and found no objects: see
+docs/successors.md.
 """
 
 from ml_collections import ConfigDict

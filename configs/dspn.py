@@ -50,8 +50,10 @@ def get_config(name: str = "clevr_set_prediction") -> ConfigDict:
   num_slots = config.model.slot_attention.num_slots
   config.task = "dspn"
   config.update(training)
+  config.optimizer = "adam"
   config.learning_rate = 3e-4
   config.warmup_steps = 0
+  config.decay = "exponential"
   config.decay_rate = 1.0
   config.max_grad_norm = 0.0
   config.loss = ConfigDict({"code_weight": 0.1})

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import configs
 from slot_attention import predict, pretrained, tasks
 from slot_attention.data import datasets
 from slot_attention.paper import figures
@@ -175,3 +176,16 @@ def test_weights_are_exported_and_loaded(run, tmp_path, monkeypatch):
   )
   assert card["evaluation"]["num_slots"] == rival.num_slots
   assert pretrained.load("rival").step == 6
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "iodine:tetrominoes_small",
+    "monet:tetrominoes_small",
+    "dspn:clevr_set_prediction_small",
+  ],
+)
+def test_a_rival_has_its_own_optimizer_on_the_small_sets(name):
+  assert configs.load(name.partition(":")[2]).optimizer == "muon"
+  assert configs.load(name).optimizer == "adam"

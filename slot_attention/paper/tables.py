@@ -285,8 +285,9 @@ def _steps(result):
 
 
 _STEPS = (
-  "The mean over the seeds at each step, and the first step at which a seed"
-  " reaches the mean of the default's last evaluation."
+  "The mean over the seeds at each step. The last column is the first step at"
+  " which a seed is at least as good as the mean of the default's last"
+  " evaluation: the mean over the seeds, or how many seeds get there."
 )
 
 _DIFFERENCES = (
