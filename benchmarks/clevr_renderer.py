@@ -29,9 +29,9 @@ import time
 import numpy as np
 from PIL import Image
 
+from benchmarks import records
 from slot_attention import command
 from slot_attention.data import clevr, clevr_renderer, clevr_scenes
-from slot_attention.paper import provenance
 
 IMAGE_SIZE = 128
 PAIRS_SHOWN = (4, 4)  # Rows and columns of pairs in the picture.
@@ -182,9 +182,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
     minimum=0,
   )
   flags.define_integer("samples", 9, "Number of rays per pixel.", minimum=1)
-  flags.define_string(
-    "output", None, "Path of the results, without a suffix. Default: none."
-  )
+  records.define_output(flags)
   flags.parse(arguments)
   return flags
 
@@ -192,12 +190,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
 def main(arguments: Sequence[str]) -> None:
   """The command; see the top of this file."""
   flags = parse_flags(arguments)
-  result = {
-    "command": provenance.command("benchmarks.clevr_renderer"),
-    **provenance.provenance(["jax", "numpy"]),
-    "image_size": IMAGE_SIZE,
-    "samples": flags.samples,
-  }
+  result = {"image_size": IMAGE_SIZE, "samples": flags.samples}
   if flags.reference:
     measures, pairs = compare(
       Path(flags.reference), flags.num_scenes, IMAGE_SIZE, flags.samples
@@ -205,14 +198,14 @@ def main(arguments: Sequence[str]) -> None:
     result |= {"num_scenes": len(pairs), **measures}
   if flags.num_chunks:
     result |= measure_speed(flags.num_chunks, flags.samples)
-  text = json.dumps(result, indent=2)
-  print(text)
-  if flags.output:
-    path = Path(flags.output)
-    path.with_suffix(".json").write_text(text + "\n")
-    if flags.reference:
-      sheet = Image.fromarray(_contact_sheet(pairs))
-      sheet.save(path.with_suffix(".png"))
+  record = records.describe(
+    "benchmarks.clevr_renderer", ["jax", "numpy"], **result
+  )
+  print(json.dumps(record, indent=2))
+  records.write(flags.output, record)
+  if flags.output and flags.reference:
+    sheet = Image.fromarray(_contact_sheet(pairs))
+    sheet.save(Path(flags.output).with_suffix(".png"))
 
 
 if __name__ == "__main__":

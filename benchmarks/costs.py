@@ -10,8 +10,6 @@ unchanged config. With --output=NAME, it writes NAME.json and NAME.md.
 """
 
 from collections.abc import Sequence
-import json
-from pathlib import Path
 import time
 from typing import Any
 
@@ -20,10 +18,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from benchmarks import operations
+from benchmarks import operations, records
 from slot_attention import command, tasks
 from slot_attention.data import datasets
-from slot_attention.paper import provenance
 from slot_attention.paper.rows import changed
 from slot_attention.progress import progress_bar
 
@@ -144,18 +141,8 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   """Reads the flags of the command."""
   flags = command.Flags(__doc__)
   flags.define_config(arguments, "The unchanged config.")
-  flags.define_integer(
-    "steps", 3, "Number of steps in each measurement.", minimum=1
-  )
-  flags.define_integer(
-    "rounds",
-    5,
-    "Number of measurements, of which the median is taken.",
-    minimum=1,
-  )
-  flags.define_string(
-    "output", None, "Path of the results, without a suffix. Default: none."
-  )
+  records.define_repetition(flags, steps=3, rounds=5)
+  records.define_output(flags)
   flags.parse(arguments)
   if flags.config is None:
     raise command.UsageError("give --config")
@@ -168,21 +155,14 @@ def main(arguments: Sequence[str]) -> None:
   cases = measure(flags.config, steps=flags.steps, rounds=flags.rounds)
   table = to_markdown(cases)
   print(table)
-  if not flags.output:
-    return
-  about = {
-    "command": provenance.command("benchmarks.costs"),
-    **provenance.provenance(["jax"]),
-    "cases": cases,
-  }
-  path = Path(flags.output)
-  path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
-  versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-  path.with_suffix(".md").write_text(
-    f"# What a step costs\n\n`{about['command']}`, {about['date']},"
-    f" {about['hardware']}, {versions}. Times are ratios to the first row, of"
-    " medians over rounds in which the cases took turns. Memory is what XLA"
-    f" plans for temporary arrays on this hardware.\n\n{table}"
+  records.write(
+    flags.output,
+    records.describe("benchmarks.costs", ["jax"], cases=cases),
+    title="What a step costs",
+    remark="Times are ratios to the first row, of medians over rounds in which"
+    " the cases took turns. Memory is what XLA plans for temporary arrays on"
+    " this hardware.",
+    table=table,
   )
 
 

@@ -14,17 +14,15 @@ config.steps_per_dispatch steps. With --output=NAME, it writes NAME.json.
 """
 
 from collections.abc import Sequence
-import json
-from pathlib import Path
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import records
 from slot_attention import command, parallel, tasks
 from slot_attention.data import batches, loading
-from slot_attention.paper import provenance
 from slot_attention.training import optimizers, train
 
 
@@ -76,18 +74,8 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   """Reads the flags of the command."""
   flags = command.Flags(__doc__)
   flags.define_config(arguments, "The experiment.")
-  flags.define_integer(
-    "steps", 100, "Number of steps in each measurement.", minimum=1
-  )
-  flags.define_integer(
-    "rounds",
-    5,
-    "Number of measurements, of which the median is taken.",
-    minimum=1,
-  )
-  flags.define_string(
-    "output", None, "Path of the results, without a suffix. Default: none."
-  )
+  records.define_repetition(flags, steps=100, rounds=5)
+  records.define_output(flags)
   flags.parse(arguments)
   if flags.config is None:
     raise command.UsageError("give --config")
@@ -118,16 +106,14 @@ def main(arguments: Sequence[str]) -> None:
       f"{name:<27}{config.batch_size / median:12,.0f} examples/s,"
       f" {median / alone:7.3f} of a step"
     )
-  if flags.output:
-    result = {
-      "command": provenance.command("benchmarks.feeding"),
-      **provenance.provenance(["jax"]),
-      "num_devices": parallel.num_devices(),
-      "batch_size": config.batch_size,
-      "seconds_per_batch": medians,
-    }
-    path = Path(flags.output).with_suffix(".json")
-    path.write_text(json.dumps(result, indent=2) + "\n")
+  record = records.describe(
+    "benchmarks.feeding",
+    ["jax"],
+    num_devices=parallel.num_devices(),
+    batch_size=config.batch_size,
+    seconds_per_batch=medians,
+  )
+  records.write(flags.output, record)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ NAME.json.
 
 from collections.abc import Sequence
 import itertools
-import json
-from pathlib import Path
 import time
 
 import jax
@@ -22,8 +20,8 @@ import numpy as np
 import optax
 import scipy.optimize
 
+from benchmarks import records
 from slot_attention import command, losses
-from slot_attention.paper import provenance
 
 
 def match_by_optax(costs):
@@ -96,15 +94,8 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
     "Number of predictions, and of targets with padding, in a set.",
     minimum=3,
   )
-  flags.define_integer(
-    "rounds",
-    20,
-    "Number of measurements, of which the median is taken.",
-    minimum=1,
-  )
-  flags.define_string(
-    "output", None, "Path of the results, without a suffix. Default: none."
-  )
+  records.define_repetition(flags, steps=0, rounds=20)
+  records.define_output(flags)
   flags.parse(arguments)
   return flags
 
@@ -156,16 +147,14 @@ def main(arguments: Sequence[str]) -> None:
   for name, median in medians.items():
     ratio = median / medians["optax"]
     print(f"  {name:<18} {1e3 * median:8.2f} ms  {ratio:6.2f} x optax")
-  if flags.output:
-    result = {
-      "command": provenance.command("benchmarks.matching"),
-      **provenance.provenance(["jax", "optax", "scipy"]),
-      "batch_size": shape[0],
-      "num_objects": shape[1],
-      "median_seconds": medians,
-    }
-    path = Path(flags.output).with_suffix(".json")
-    path.write_text(json.dumps(result, indent=2) + "\n")
+  record = records.describe(
+    "benchmarks.matching",
+    ["jax", "optax", "scipy"],
+    batch_size=shape[0],
+    num_objects=shape[1],
+    median_seconds=medians,
+  )
+  records.write(flags.output, record)
 
 
 if __name__ == "__main__":

@@ -18,19 +18,16 @@ Slot Attention. With --output=NAME, the command writes NAME.json and NAME.md.
 
 from collections.abc import Mapping, Sequence
 import itertools
-import json
 import os
-from pathlib import Path
 import sys
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks import operations, steps, workers
+from benchmarks import operations, records, steps, workers
 import configs
 from slot_attention import command, tasks
-from slot_attention.paper import provenance
 from slot_attention.paper.rows import changed
 from slot_attention.progress import progress_bar
 
@@ -175,19 +172,9 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
       f"Batch size of the models of --{kind}; 0 takes that of Slot Attention.",
       minimum=0,
     )
-  flags.define_integer(
-    "steps", 3, "Number of steps in each measurement.", minimum=1
-  )
-  flags.define_integer(
-    "rounds",
-    5,
-    "Number of measurements, of which the median is taken.",
-    minimum=1,
-  )
+  records.define_repetition(flags, steps=3, rounds=5)
   flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
-  flags.define_string(
-    "output", None, "Path of the results, without a suffix. Default: none."
-  )
+  records.define_output(flags)
   flags.parse(arguments)
   return flags
 
@@ -207,27 +194,20 @@ def main(arguments: Sequence[str]) -> None:
   device = versions.pop("device")
   table = to_markdown(results, device)
   print(table)
-  if not flags.output:
-    return
-  about = {
-    "command": provenance.command("benchmarks.rivals"),
-    **provenance.provenance(),
-    "versions": versions,
-    "results": results,
-  }
+  record = records.describe(
+    "benchmarks.rivals", versions=versions, results=results
+  )
+  what = "ratios to Slot Attention"
   if device != "cpu":  # This process is on the CPU, the workers are not.
-    about["hardware"] = device
-  path = Path(flags.output)
-  path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
-  listed = ", ".join(f"{key} {value}" for key, value in versions.items())
-  what = "numbers"
-  if device == "cpu":
-    what = "ratios to Slot Attention"
-  path.with_suffix(".md").write_text(
-    f"# What training the rivals costs\n\n`{about['command']}`,"
-    f" {about['date']}, {about['hardware']}; {listed}. Medians over the rounds,"
-    f" in which the models of a table took turns. The last four columns are"
-    f" {what}.\n\n{table}"
+    record["hardware"] = device
+    what = "numbers"
+  records.write(
+    flags.output,
+    record,
+    title="What training the rivals costs",
+    remark="Medians over the rounds, in which the models of a table took turns."
+    f" The last four columns are {what}.",
+    table=table,
   )
 
 

@@ -14,10 +14,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from benchmarks import scaling_model as model
 from benchmarks.scaling_model import ESTIMATES, MACHINES, NUM_CHIPS
 from slot_attention import command, plots
-from slot_attention.paper import provenance, tables
+from slot_attention.paper import tables
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
@@ -180,9 +181,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
     "results/clevr_renderer.json",
     "Record of benchmarks.clevr_renderer.",
   )
-  flags.define_string(
-    "output", None, "Path of the results, without a suffix. Default: none."
-  )
+  records.define_output(flags)
   flags.parse(arguments)
   return flags
 
@@ -191,37 +190,30 @@ def main(arguments: Sequence[str]) -> None:
   """The command; see the top of this file."""
   flags = parse_flags(arguments)
   paths = [*flags.compiled.split(","), flags.feeding, flags.renderer]
-  records = {path: json.loads(Path(path).read_text()) for path in paths}
-  *compiled, feeding, renderer = records.values()
-  cases = [case for record in compiled for case in record["cases"]]
+  sources = {path: json.loads(Path(path).read_text()) for path in paths}
+  *compiled, feeding, renderer = sources.values()
+  cases = [case for source in compiled for case in source["cases"]]
   result = model.compute(cases, feeding, renderer)
   text = to_markdown(result)
   print(text)
   if not flags.output:
     return
-  about = {
-    "command": provenance.command("benchmarks.scaling"),
-    **provenance.provenance(["jax"]),
-    "sources": {
-      path: {
-        name: record[name]
-        for name in ("command", "date", "hardware", "versions")
-      }
-      for path, record in records.items()
-    },
+  about = ("command", "date", "hardware", "versions")
+  origins = {
+    path: {name: source[name] for name in about}
+    for path, source in sources.items()
   }
-  path = Path(flags.output)
-  path.with_suffix(".json").write_text(
-    json.dumps({**about, **result}, indent=2) + "\n"
-  )
-  path.with_suffix(".md").write_text(
-    f"# Scaling on paper\n\n`{about['command']}`, {about['date']}, computed on"
-    f" {about['hardware']} from {', '.join(f'`{x}`' for x in paths)}. No step"
-    " was measured, and no TPU was used. Columns are numbers of v5e chips, of"
+  records.write(
+    flags.output,
+    records.describe("benchmarks.scaling", ["jax"], sources=origins, **result),
+    title="Scaling on paper",
+    remark=f"Computed from {', '.join(f'`{x}`' for x in paths)}. No step was"
+    " measured, and no TPU was used. Columns are numbers of v5e chips, of"
     " images or of machines. Of two numbers, the first is by the shorter time"
-    f" of a step, and the second by the longer one.\n\n{text}"
+    " of a step, and the second by the longer one.",
+    table=text,
   )
-  draw(path.with_suffix(".png"), result)
+  draw(Path(flags.output).with_suffix(".png"), result)
 
 
 if __name__ == "__main__":

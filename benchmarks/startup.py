@@ -12,7 +12,6 @@ of all configs take turns. The imports of main.py are timed as well. With
 """
 
 from collections.abc import Sequence
-import json
 from pathlib import Path
 import shutil
 import signal
@@ -21,10 +20,10 @@ import sys
 import tempfile
 import time
 
+from benchmarks import records
 import configs
 from slot_attention import command
 from slot_attention.data import loading
-from slot_attention.paper import provenance
 from slot_attention.paper.rows import changed
 from slot_attention.progress import progress_bar
 
@@ -123,7 +122,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   )
   flags.define_integer("rounds", 3, "Starts of each kind.", minimum=1)
   flags.define_string("data_dir", "data", "Folder of the prepared data.")
-  flags.define_string("output", None, "Where to write; without the ending.")
+  records.define_output(flags)
   flags.parse(arguments)
   if len(flags.configs.split(",")) != len(flags.batch_sizes):
     raise command.UsageError("--batch_sizes needs one number for each config")
@@ -140,15 +139,12 @@ def main(arguments: Sequence[str]) -> None:
     print(name)
     for start, values in starts.items():
       print(f"  {start:<8} {min(values):6.1f} to {max(values):.1f} s")
-  if flags.output:
-    result = {
-      "command": provenance.command("benchmarks.startup"),
-      **provenance.provenance(),
-      "batch_sizes": dict(zip(names, flags.batch_sizes)),
-      "seconds": seconds,
-    }
-    path = Path(flags.output).with_suffix(".json")
-    path.write_text(json.dumps(result, indent=2) + "\n")
+  record = records.describe(
+    "benchmarks.startup",
+    batch_sizes=dict(zip(names, flags.batch_sizes)),
+    seconds=seconds,
+  )
+  records.write(flags.output, record)
 
 
 if __name__ == "__main__":

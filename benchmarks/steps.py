@@ -20,20 +20,17 @@ With --output=NAME, the command writes NAME.json and NAME.md.
 
 from collections.abc import Mapping, Sequence
 import itertools
-import json
 import os
-from pathlib import Path
 import sys
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks import jax_worker, operations, workers
+from benchmarks import jax_worker, operations, records, workers
 import configs
 from slot_attention import command, tasks
 from slot_attention.data import datasets
-from slot_attention.paper import provenance
 from slot_attention.paper.rows import changed
 from slot_attention.progress import progress_bar
 
@@ -274,19 +271,9 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   flags.define_integer(
     "steps_per_dispatch", 1, "steps_per_dispatch of this project.", minimum=1
   )
-  flags.define_integer(
-    "steps", 3, "Number of steps in each measurement.", minimum=1
-  )
-  flags.define_integer(
-    "rounds",
-    5,
-    "Number of measurements, of which the median is taken.",
-    minimum=1,
-  )
+  records.define_repetition(flags, steps=3, rounds=5)
   flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
-  flags.define_string(
-    "output", None, "Path of the results, without a suffix. Default: none."
-  )
+  records.define_output(flags)
   flags.parse(arguments)
   for contender in flags.contenders.split(","):
     if contender not in _CONTENDERS:
@@ -304,32 +291,28 @@ def main(arguments: Sequence[str]) -> None:
   results = {name: measure(name, flags) for name in flags.configs.split(",")}
   table = to_markdown(results)
   print(table)
-  if flags.output:
-    versions = {}
-    for contender, measured in next(iter(results.values()))[
-      "contenders"
-    ].items():
-      for package, version in measured["versions"].items():
-        if versions.setdefault(package, version) != version:
-          versions[f"{package} of {contender}"] = version
-    device = versions.pop("device", "cpu")
-    about = {
-      "command": provenance.command("benchmarks.steps"),
-      **provenance.provenance(),
-      "versions": versions,
-      "precision": flags.precision,
-      "configs": results,
-    }
-    if device != "cpu":  # This process is on the CPU, the workers are not.
-      about["hardware"] = device
-    path = Path(flags.output)
-    path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
-    listed = ", ".join(f"{key} {value}" for key, value in versions.items())
-    path.with_suffix(".md").write_text(
-      f"# Steps in {flags.precision}\n\n`{about['command']}`, {about['date']},"
-      f" {about['hardware']}; {listed}. Medians over the rounds, in which the"
-      f" contenders took turns.\n\n{table}"
-    )
+  versions = {}
+  contenders = next(iter(results.values()))["contenders"]
+  for contender, measured in contenders.items():
+    for package, version in measured["versions"].items():
+      if versions.setdefault(package, version) != version:
+        versions[f"{package} of {contender}"] = version
+  device = versions.pop("device", "cpu")
+  record = records.describe(
+    "benchmarks.steps",
+    versions=versions,
+    precision=flags.precision,
+    configs=results,
+  )
+  if device != "cpu":  # This process is on the CPU, the workers are not.
+    record["hardware"] = device
+  records.write(
+    flags.output,
+    record,
+    title=f"Steps in {flags.precision}",
+    remark="Medians over the rounds, in which the contenders took turns.",
+    table=table,
+  )
 
 
 if __name__ == "__main__":

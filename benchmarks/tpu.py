@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from benchmarks import records
 import configs
 from slot_attention import command, losses, tasks
 from slot_attention.models import convolutions, slot_models
@@ -161,9 +162,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
     "as it is",
     f"Changes of the step, with commas: {', '.join(VARIANTS)}.",
   )
-  flags.define_string(
-    "output", None, "Path of the results, without a suffix. Default: none."
-  )
+  records.define_output(flags)
   flags.parse(arguments)
   for name, choices in (
     ("topologies", chips.TOPOLOGIES),
@@ -193,24 +192,20 @@ def finished(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
   return {tuple(case[name] for name in names): case for case in record["cases"]}
 
 
-def write(path: Path, cases: Sequence[Mapping[str, Any]]) -> None:
+def write(output: str | None, cases: Sequence[Mapping[str, Any]]) -> None:
   """Writes the cases as JSON and as a table."""
-  about = {
-    "command": provenance.command("benchmarks.tpu"),
-    **provenance.provenance(_PACKAGES),
-    "cases": cases,
-  }
-  path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
-  versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-  path.with_suffix(".md").write_text(
-    f"# Training steps compiled for TPUs\n\n`{about['command']}`,"
-    f" {about['date']}, compiled on {about['hardware']}; {versions}. No TPU"
-    " was used. Memory is that of a chip, with the examples on it, at most."
+  records.write(
+    output,
+    records.describe("benchmarks.tpu", _PACKAGES, cases=cases),
+    title="Training steps compiled for TPUs",
+    remark="The steps were compiled there, and no TPU was used. Memory is that"
+    " of a chip, with the examples on it, at most."
     " Operations and bytes are those of a step on each chip; HBM is the chip's"
     " main memory, and other bytes lie on the chip. Times are computed from the"
     " chip's published peak and bandwidth: those of a run are the longer one of"
     " arithmetic and HBM, and of arithmetic and all bytes. Real ones can be"
-    f" longer.\n\n{to_markdown(cases)}"
+    " longer.",
+    table=to_markdown(cases),
   )
 
 
@@ -233,8 +228,7 @@ def main(arguments: Sequence[str]) -> None:
     for case, facts in zip(missing, pool.map(compile_case, *zip(*missing))):
       done[case] = facts
       bar.update()
-      if flags.output:
-        write(Path(flags.output), [done[x] for x in combinations if x in done])
+      write(flags.output, [done[x] for x in combinations if x in done])
   print(to_markdown([done[case] for case in combinations]))
 
 

@@ -1,0 +1,76 @@
+"""What the benchmarks share: flags, and the files of their results."""
+
+from collections.abc import Iterable
+import json
+from pathlib import Path
+from typing import Any
+
+from slot_attention import command
+from slot_attention.paper import provenance
+
+
+def define_output(flags: command.Flags) -> None:
+  """Defines --output."""
+  flags.define_string(
+    "output", None, "Path of the results, without a suffix. Default: none."
+  )
+
+
+def define_repetition(flags: command.Flags, *, steps: int, rounds: int) -> None:
+  """Defines --steps, if it has a default above 0, and --rounds."""
+  if steps:
+    flags.define_integer(
+      "steps", steps, "Number of steps in each measurement.", minimum=1
+    )
+  flags.define_integer(
+    "rounds",
+    rounds,
+    "Number of measurements, of which the median is taken.",
+    minimum=1,
+  )
+
+
+def describe(
+  module: str,
+  packages: Iterable[str] = ("jax", "flax", "optax"),
+  **results: Any,
+) -> dict[str, Any]:
+  """Returns command, date, hardware and versions, and then the results.
+
+  Results of the same names replace what this machine says.
+  """
+  return {
+    "command": provenance.command(module),
+    **provenance.provenance(packages),
+    **results,
+  }
+
+
+def write(
+  output: str | None,
+  record: dict[str, Any],
+  *,
+  title: str = "",
+  remark: str = "",
+  table: str = "",
+) -> None:
+  """Writes a record as OUTPUT.json, and as OUTPUT.md if it has a table.
+
+  Args:
+    output: value of --output; None writes nothing.
+    record: of `describe`.
+    title: of the page.
+    remark: sentences that follow command, date, hardware and versions there.
+    table: Markdown.
+  """
+  if not output:
+    return
+  path = Path(output)
+  path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+  if not table:
+    return
+  versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+  path.with_suffix(".md").write_text(
+    f"# {title}\n\n`{record['command']}`, {record['date']},"
+    f" {record['hardware']}; {versions}. {remark}\n\n{table}"
+  )
