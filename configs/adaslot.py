@@ -6,8 +6,11 @@
 
 The values are those of amazon-science/AdaSlot, file
 configs/experiment/slot_attention/clevr10_adaslot.yaml, which has 11 slots for
-CLEVR10 and starts from a run of Slot Attention that has ended. Here a run
-starts from nothing. The weight of the share of kept slots is 10 there, beside
+CLEVR10 and starts from a run of Slot Attention that has ended. Here, the
+quickstart and tetrominoes_small start from the weights of the package, and the
+others need such a run:
+  --config.initial_params=runs/clevr6_object_discovery
+The weight of the share of kept slots is 10 there, beside
 an error that is summed over the image; here the error is a mean, and the weight
 is 10 / (H W C).
 
@@ -21,24 +24,26 @@ from ml_collections import ConfigDict
 
 import configs
 
-# Of each config: the weight of the share of kept slots.
-_SPARSITY = {
-  "clevr6_object_discovery": 2.03e-4,
-  "tetrominoes_object_discovery": 2.72e-3,
-  "multi_dsprites_object_discovery": 8.14e-4,
-  "tetrominoes_small": 1.70e-2,
-  "quickstart": 1.30e-2,
+# Of each config: the weight of the share of kept slots, and initial_params.
+_VALUES = {
+  "clevr6_object_discovery": (2.03e-4, ""),
+  "tetrominoes_object_discovery": (2.72e-3, ""),
+  "multi_dsprites_object_discovery": (8.14e-4, ""),
+  "tetrominoes_small": (1.70e-2, "tetrominoes_small"),
+  "quickstart": (1.30e-2, "quickstart"),
 }
 
 
 def get_config(name: str = "clevr6_object_discovery") -> ConfigDict:
-  if name not in _SPARSITY:
+  if name not in _VALUES:
     raise configs.UnknownConfigError(
-      f"there is no config adaslot:{name}; there is {', '.join(_SPARSITY)}"
+      f"there is no config adaslot:{name}; there is {', '.join(_VALUES)}"
     )
+  sparsity, initial_params = _VALUES[name]
   config = configs.load(name)
   config.task = "adaptive_object_discovery"
-  config.loss = ConfigDict({"sparsity": _SPARSITY[name]})
+  config.initial_params = initial_params
+  config.loss = ConfigDict({"sparsity": sparsity})
   config.model.slot_selector = ConfigDict(
     {"hidden_size": 256, "temperature": 1.0}
   )

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     {"use_all_iterations": False, "coordinate_scale": 1.0}
   )
   config.seed = 0
+  config.initial_params = ""  # Or the folder of a run, or a name of weights.
 
   config.batch_size = 512  # Over all devices.
   config.num_steps = 150_000

@@ -2,6 +2,7 @@
 
   python main.py --config=configs/mesh.py:clevr_set_prediction
   python main.py --config=configs/mesh.py:multi_dsprites_object_discovery
+  python main.py --config=configs/mesh.py:savi
   python main.py --config=configs/mesh.py:quickstart
 
 Plain Sinkhorn attention: --config.model.mesh_attention.mesh_steps=0
@@ -27,7 +28,7 @@ def get_config(name: str = "clevr_set_prediction") -> ConfigDict:
   config.model.mesh_attention = ConfigDict(
     {
       "num_slots": config.model.slot_attention.num_slots,
-      "num_iterations": 3,
+      "num_iterations": config.model.slot_attention.num_iterations,
       "slot_size": 64,
       "mlp_hidden_size": 128,
       "sinkhorn_iterations": 5,

@@ -10,6 +10,7 @@ import configs
 
 def get_config(name: str = "quickstart") -> ConfigDict:
   config = configs.load(name)
+  config.initial_params = ""  # Other weights have other sizes.
   config.batch_size = 8
   config.num_steps = 6
   config.log_every = 2

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
   config.task = "object_discovery"
   config.loss = ConfigDict()  # The reconstruction loss has no options.
   config.seed = 0
+  config.initial_params = ""  # Or the folder of a run, or a name of weights.
 
   config.batch_size = 64  # Over all devices.
   config.num_steps = 500_000

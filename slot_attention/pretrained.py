@@ -33,9 +33,9 @@ import numpy as np
 from slot_attention import command, parallel, tasks
 from slot_attention.checks import check_choice
 from slot_attention.data import loading
-from slot_attention.training import evaluate, runs
+from slot_attention.training import evaluate, initial, runs
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = initial.WEIGHTS
 DTYPES = ("float32", "float16")
 _NUM_EXAMPLES = 16
 # A file stays in the repository's history for ever, so it must be small.
@@ -55,10 +55,7 @@ def load(name: str) -> runs.Run:
   """
   folder = _folder(name)
   config = runs.load_config(folder)
-  flat = _read(folder / "params.npz")
-  params = traverse_util.unflatten_dict(
-    {path: x.astype(np.float32) for path, x in flat.items()}, sep="/"
-  )
+  params = initial.read_weights(folder)
   step = load_card(name)["training"]["steps"]
   return runs.Run(config, tasks.make_task(config), params, step)
 

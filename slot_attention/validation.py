@@ -19,6 +19,7 @@ from slot_attention.data import batches, clevr, datasets
 FIELDS = {
   "task": (str, None),
   "seed": (int, 0),
+  "initial_params": (str, None),
   "batch_size": (int, 1),
   "num_steps": (int, 1),
   "optimizer": (str, None),
@@ -49,6 +50,7 @@ CHOICES = {
 # Fields that are younger than runs and weights that must stay valid: the values
 # with which these were trained.
 DEFAULTS = {
+  "initial_params": "",
   "optimizer": "adam",
   "muon_learning_rate": 2e-3,
   "decay": "exponential",

@@ -23,6 +23,7 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
       "task": task,
       "loss": {},
       "seed": 0,
+      "initial_params": "",
       "batch_size": 4,
       "num_steps": 6,
       "optimizer": "adam",

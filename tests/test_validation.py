@@ -50,9 +50,10 @@ RIVALS = [
 ]
 SUCCESSORS = [
   *(f"invariant:{name}" for name in invariant._VALUES),
-  *(f"adaslot:{name}" for name in adaslot._SPARSITY),
+  *(f"adaslot:{name}" for name in adaslot._VALUES),
   "mesh:quickstart",
   "mesh:clevr_set_prediction",
+  "mesh:savi",
 ]
 
 
@@ -323,14 +324,12 @@ def test_images_and_videos_are_told_apart(config):
     validation.checked(config)
 
 
-@pytest.mark.parametrize("use_part", [use_slot_mlp, use_mesh, use_invariant])
-def test_slots_that_follow_objects_are_those_of_slot_attention(
-  config, use_part
-):
+@pytest.mark.parametrize("use_part", [use_slot_mlp, use_invariant])
+def test_slots_that_follow_objects_start_from_slots(config, use_part):
   use_savi(config)
   slots = config.model.slot_attention
   use_part(config)
-  with pytest.raises(ValueError, match="model: slot_attention is missing"):
+  with pytest.raises(ValueError, match="or mesh_attention is missing"):
     validation.checked(config)
   if use_part is use_invariant:
     del config.model.invariant_slot_attention

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from slot_attention.checks import check_at_least
 from slot_attention.models.attention import SlotAttention
 from slot_attention.models.layers import MLP, LayerNorm
+from slot_attention.models.mesh import MeshAttention
 from slot_attention.models.slot_models import (
   Encoder,
   SpatialBroadcastDecoder,
@@ -71,13 +72,13 @@ class SlotPredictor(nn.Module):
 class VideoDiscovery(nn.Module):
   """Object discovery in videos by a corrector and a predictor.
 
-  The corrector is Slot Attention. Its initial slots in a frame are those that
-  the predictor expects, and in the first frame its own. The paper's
+  The corrector is Slot Attention, or MESH. Its initial slots in a frame are
+  those that the predictor expects, and in the first frame its own. The paper's
   conditioning is the argument `slots` of a call.
 
   Attributes:
     encoder: of single frames.
-    slot_attention: one iteration is the paper's number.
+    slot_attention: the corrector; one iteration is the paper's number.
     slot_predictor: see `SlotPredictor`.
     decoder: of the slots of single frames.
 
@@ -86,7 +87,7 @@ class VideoDiscovery(nn.Module):
   """
 
   encoder: Encoder
-  slot_attention: SlotAttention
+  slot_attention: SlotAttention | MeshAttention
   slot_predictor: SlotPredictor
   decoder: SpatialBroadcastDecoder
 
@@ -99,10 +100,9 @@ class VideoDiscovery(nn.Module):
 
     Args:
       video: [B, F, H, W, C] in [-1, 1].
-      **kwargs: num_slots, slots, noise and example_ids of
-        `SlotAttention.__call__`, for the first frame, and num_iterations, for
-        all of them. To go on with a video, pass the last predicted slots as
-        slots.
+      **kwargs: num_slots, slots and noise of `SlotAttention.__call__`, for the
+        first frame, and num_iterations and example_ids, for all of them. To go
+        on with a video, pass the last predicted slots as slots.
 
     Returns:
       A dict of
@@ -127,6 +127,9 @@ class VideoDiscovery(nn.Module):
     features = self.encoder(video.reshape(-1, *video.shape[2:]))
     size = features.shape[-1]
     features = features.reshape(batch_size, num_frames, -1, size)
+    passed = {
+      name: kwargs.get(name) for name in ("num_iterations", "example_ids")
+    }
     frames = []
     for t in range(num_frames):
       outputs = self.slot_attention(features[:, t], **kwargs)
@@ -138,8 +141,7 @@ class VideoDiscovery(nn.Module):
           "attn": outputs["attn"],
         }
       )
-      num_iterations = kwargs.get("num_iterations")
-      kwargs = {"slots": predicted, "num_iterations": num_iterations}
+      kwargs = {"slots": predicted, **passed}
     states = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *frames)
     slots = states["slots"].astype(video.dtype)
     decoded = self.decoder(slots.reshape(-1, *slots.shape[2:]))

@@ -20,6 +20,7 @@ from slot_attention.paper.rows import (
   CLEVR6_SETS,
   CLEVR10_SETS,
   GRAYSCALE,
+  MOVING_SPRITES,
   MULTI_DSPRITES,
   TETROMINOES,
   Experiment,
@@ -288,6 +289,14 @@ EXPERIMENTS = {
       Row("MESH", f"mesh:{CLEVR10_SETS}"),
     ),
     sweep=STEPS,
+    place="[Successors](../docs/successors.md)",
+  ),
+  "videos": Experiment(
+    "Foreground ARI over whole videos of moving sprites",
+    (
+      Row("SAVi", MOVING_SPRITES),
+      Row("SAVi with MESH", f"mesh:{MOVING_SPRITES}"),
+    ),
     place="[Successors](../docs/successors.md)",
   ),
   "more_slots": Experiment(

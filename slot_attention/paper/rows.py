@@ -20,16 +20,19 @@ CLEVR6 = "clevr6_object_discovery"
 GRAYSCALE = "clevr6_grayscale_object_discovery"
 CLEVR10_SETS = "clevr_set_prediction"
 CLEVR6_SETS = "clevr6_set_prediction"
+MOVING_SPRITES = "savi"
 
 # The file in the folder of a run that says that its training is finished.
 FINISHED = "trained.json"
 
 SCALES = ("smoke", "small", "paper")
-# The configs that replace those of the paper at the small scale.
+# The configs that replace those of the paper at the small scale. One that
+# replaces itself is small, and does not exist at the paper's scale.
 _SMALL = {
   CLEVR6: "tetrominoes_small",
   TETROMINOES: "tetrominoes_small",
   CLEVR10_SETS: "clevr_set_prediction_small",
+  MOVING_SPRITES: MOVING_SPRITES,
 }
 
 # The new value of a field, or a function from its old value to the new one.
@@ -84,11 +87,11 @@ class Experiment:
 
 def config_name(name: str, scale: str) -> str | None:
   """Returns the config that replaces one of the paper at a scale, or None."""
+  prefix, _, plain = name.rpartition(":")
   if scale == "paper":
-    return name
+    return None if _SMALL.get(plain) == plain else name
   if scale == "smoke":
     return f"smoke:{name}"
-  prefix, _, plain = name.rpartition(":")
   if plain not in _SMALL:
     return None
   return f"{prefix}:{_SMALL[plain]}" if prefix else _SMALL[plain]

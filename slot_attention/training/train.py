@@ -21,6 +21,7 @@ from slot_attention.progress import progress_bar
 from slot_attention.training import (
   checkpoints,
   evaluate,
+  initial,
   optimizers,
   runs,
   stopping,
@@ -81,6 +82,8 @@ def train(
   optimizer, schedule = optimizers.from_config(config)
   init_key, slots_key = jax.random.split(jax.random.key(config.seed))
   params = task.init(init_key, data.image_shape)
+  if not checkpoints.has_any(workdir):
+    params = initial.start_from(config.initial_params, params)
   state = TrainState(jnp.int32(0), params, optimizer.init(params))
   state, first_step = _restore(state, config, workdir)
 

@@ -1,9 +1,11 @@
 """Tests of slots that follow objects through a video."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slot_attention import models
 from slot_attention.models import video
 from tests.models import reference
 from tests.models.test_attention import perturb
@@ -36,19 +38,26 @@ def test_the_predictor_equals_its_equations_in_numpy():
   np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
-@pytest.fixture(name="run", scope="module")
-def _run():
+@pytest.fixture(name="run", scope="module", params=["slot attention", "MESH"])
+def _run(request):
   """Returns model, parameters, video, and outputs."""
   plain = small_discovery()
+  # Each call of MESH draws another small noise, and steps amplify rounding.
+  monkeypatch = pytest.MonkeyPatch()
+  monkeypatch.setattr("slot_attention.models.mesh._COST_NOISE", 0.0)
+  mesh = models.MeshAttention(
+    num_slots=K, slot_size=D, mlp_hidden_size=7, mesh_rate=1.0
+  )
   module = video.VideoDiscovery(
     encoder=plain.encoder,
-    slot_attention=plain.slot_attention,
+    slot_attention=mesh if request.param == "MESH" else plain.slot_attention,
     slot_predictor=video.SlotPredictor(2, 6, 7),
     decoder=plain.decoder,
   )
   frames = jax.random.uniform(jax.random.key(2), (B, F, H, W, C), minval=-1)
   params = jax.jit(lambda: module.init(RNGS, frames)["params"])()
-  return module, params, frames, apply(module, params, frames)
+  yield module, params, frames, apply(module, params, frames)
+  monkeypatch.undo()
 
 
 def apply(module, params, frames, **given):
@@ -74,10 +83,13 @@ def test_outputs_have_the_documented_shapes(run):
 
 def test_a_video_equals_slot_attention_and_predictor_frame_by_frame(run):
   module, params, frames, outputs = run
+  single = models.ObjectDiscovery(
+    module.encoder, module.slot_attention, module.decoder
+  )
   slots = None
   for t in range(F):
     one = apply(
-      small_discovery(),
+      single,
       {name: x for name, x in params.items() if name != "slot_predictor"},
       frames[:, t],
       **({} if slots is None else {"slots": slots}),
@@ -101,6 +113,15 @@ def test_a_video_goes_on_from_predicted_slots_and_sees_no_later_frame(run):
   other = apply(module, params, frames.at[:, 2].multiply(-1.0))
   difference = np.abs(other["slots"] - outputs["slots"]).max(axis=(0, 2, 3))
   assert (difference[:2] < 1e-5).all() and difference[2] > 1e-3
+
+
+def test_the_noise_of_a_video_depends_on_its_id_alone(run, monkeypatch):
+  module, params, frames, _ = run
+  monkeypatch.setattr("slot_attention.models.mesh._COST_NOISE", 1.0)
+  ids = jnp.arange(B) + 5
+  both = apply(module, params, frames, example_ids=ids)
+  last = apply(module, params, frames[-1:], example_ids=ids[-1:])
+  np.testing.assert_allclose(last["slots"], both["slots"][-1:], atol=1e-3)
 
 
 def test_bad_fields_and_videos_say_what_is_wrong(run):

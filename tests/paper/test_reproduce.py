@@ -51,7 +51,7 @@ def test_the_papers_tables_and_figures_are_all_there():
     "table1", "figure2", "figure5_left", "figure5_center", "figure5_right",
     "table3", "figure21_22", "figure23", "greyscale", "binarized",
     "soft_kmeans", "attention_ari", "ablations", "stripes",
-    "successors", "more_slots",
+    "successors", "videos", "more_slots",
   } == set(EXPERIMENTS)  # fmt: skip
   assert all(experiment.place for experiment in EXPERIMENTS.values())
 
@@ -96,6 +96,9 @@ def test_small_and_smoke_scales_name_configs_that_exist():
   labels = [row.label for row in rows.rows_at(EXPERIMENTS["table1"], "small")]
   models = ("Slot Attention", "Slot MLP", "IODINE", "MONet")
   assert labels == [f"{model}, Tetrominoes" for model in models]
+  # Videos have a small config alone.
+  assert rows.config_name("mesh:savi", "small") == "mesh:savi"
+  assert rows.rows_at(EXPERIMENTS["videos"], "paper") == []
 
 
 @pytest.fixture(name="trained")

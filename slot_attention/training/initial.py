@@ -1,0 +1,87 @@
+"""The parameters from which a run starts: random, or those of another run.
+
+Weights that come with the package are in slot_attention/weights, a folder for
+each name. `slot_attention.pretrained` says what is in it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from slot_attention.training import checkpoints
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+def names() -> list[str]:
+  """Returns the names of all weights in the package."""
+  return sorted(path.parent.name for path in WEIGHTS.glob("*/card.json"))
+
+
+def read_weights(folder: Path) -> Any:
+  """Reads the parameters of weights, in float32."""
+  with np.load(folder / "params.npz", allow_pickle=False) as file:
+    flat = {path: x.astype(np.float32) for path, x in file.items()}
+  return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def start_from(source: str, params: Any) -> Any:
+  """Replaces parameters by those of another run, where both have the same.
+
+  Parameters are the same if they have the same name and shape. Thus a part that
+  the other run does not have, or has in another size, keeps its random
+  parameters.
+
+  Args:
+    source: folder of a run, or name of weights in the package; "" replaces
+      nothing.
+    params: random parameters.
+
+  Returns:
+    Parameters with the names and shapes of `params`.
+
+  Raises:
+    ValueError: if there is no such run and there are no such weights, if all
+      checkpoints of the run are damaged, or if no parameter is the same.
+  """
+  if not source:
+    return params
+  mine = traverse_util.flatten_dict(params, sep="/")
+  others = traverse_util.flatten_dict(_read(source), sep="/")
+  taken = {
+    name: jnp.asarray(others[name], x.dtype)
+    for name, x in mine.items()
+    if name in others and others[name].shape == x.shape
+  }
+  if not taken:
+    raise ValueError(
+      f"initial_params={source!r}: no parameter there has the name and shape of"
+      " one of this model"
+    )
+  new = sorted(mine.keys() - taken.keys())
+  logging.info(
+    "%d of %d parameters start from %s; random are %s",
+    sum(x.size for x in taken.values()),
+    sum(x.size for x in jax.tree.leaves(params)),
+    source,
+    ", ".join(new) or "none",
+  )
+  return traverse_util.unflatten_dict({**mine, **taken}, sep="/")
+
+
+def _read(source):
+  if source in names():
+    return read_weights(WEIGHTS / source)
+  restored = checkpoints.restore_newest(source)
+  if restored is None:
+    raise ValueError(
+      f"initial_params={source!r} is neither the folder of a run with a"
+      f" checkpoint nor the name of weights: {', '.join(names())}"
+    )
+  _, items = restored
+  return items["params"]
