@@ -41,9 +41,13 @@ def draw_curves(
     # The negative log likelihood of a density can be negative.
     if all(loss > 0 for points in losses.values() for _, loss in points):
       grid[0].set_yscale("log")
+  names = dict.fromkeys(name for curves in panels.values() for name in curves)
+  # A curve has the same colour in all panels.
+  colors = {name: f"C{i}" for i, name in enumerate(names)}
   for axes, (label, curves) in zip(grid[bool(losses) :], panels.items()):
     for name, points in curves.items():
-      axes.errorbar(*zip(*points), marker="o", markersize=3, label=name)
+      style = {"marker": "o", "markersize": 3, "color": colors[name]}
+      axes.errorbar(*zip(*points), label=name, **style)
     axes.set_xlabel(label, fontsize=8)
     axes.set_ylabel("%")
     axes.set_ylim(-2, 102)

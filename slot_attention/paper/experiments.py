@@ -313,6 +313,12 @@ EXPERIMENTS = {
         TETROMINOES,
         {f"{MODULE}.aggregation": "weighted_sum_layer_norm"},
       ),
+      Row(
+        "Sinkhorn attention",
+        f"mesh:{TETROMINOES}",
+        {"model.mesh_attention.mesh_steps": 0},
+      ),
+      Row("MESH", f"mesh:{TETROMINOES}"),
     ),
     sweep="more_slots",
     place="[Successors](../docs/successors.md)",

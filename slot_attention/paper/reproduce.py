@@ -240,8 +240,7 @@ def _measure(experiment, row, config, workdir, files):
   if experiment.sweep == curves.STEPS:
     measured = curves.read(workdir)
   elif experiment.sweep:
-    swept = sweep.sweep_run(config, workdir)
-    measured = [x for x in swept if x["sweep"] == experiment.sweep]
+    measured = sweep.sweep_run(config, workdir, experiment.sweep)
   else:
     measured = evaluate.evaluate_run(config, workdir)
   (workdir / files[-1]).write_text(json.dumps(measured))

@@ -31,7 +31,7 @@ SWEPT_MORE_SLOTS = (0, 1, 2, 4, 8)
 
 
 def sweep_run(
-  config: ml_collections.ConfigDict, workdir: Path
+  config: ml_collections.ConfigDict, workdir: Path, only: str = ""
 ) -> list[dict[str, float]]:
   """Evaluates the newest checkpoint with other T and K, without training.
 
@@ -51,6 +51,8 @@ def sweep_run(
   Args:
     config: the config of the run, in which the data may be changed.
     workdir: folder of the run.
+    only: name of one sweep, of which the rows are returned and nothing is
+      written; "" is all four.
 
   Returns:
     A dict for each evaluation: "sweep", "num_iterations" (0 if the model has
@@ -77,11 +79,15 @@ def sweep_run(
   counts = np.unique(num_objects).tolist()
   section = tasks.slots_section(config)
   slots, iterations = section.num_slots, section.get("num_iterations", 0)
-  swept = SWEPT_ITERATIONS if iterations else (None,)
-  if iterations >= max(SWEPT_ITERATIONS):
-    swept = (*swept, *SWEPT_MANY_ITERATIONS)
-  slot_counts = counts if task.has_free_slots else []
-  more_slots = SWEPT_MORE_SLOTS if task.slots_can_grow else []
+  swept, slot_counts, more_slots = [], [], []
+  if only in ("", "iterations", "objects"):
+    swept = [*SWEPT_ITERATIONS] if iterations else [None]
+    if iterations >= max(SWEPT_ITERATIONS):
+      swept += SWEPT_MANY_ITERATIONS
+  if only in ("", "slots") and task.has_free_slots:
+    slot_counts = counts
+  if only in ("", "more_slots") and task.slots_can_grow:
+    more_slots = SWEPT_MORE_SLOTS
 
   def measurer(split):
     return evaluate.make_measurer(
@@ -132,6 +138,8 @@ def sweep_run(
       add("more_slots", measured, iterations, slots + more, 0)
       progress.update()
 
+  if only:
+    return [row for row in rows if row["sweep"] == only]
   if not parallel.is_first_process():
     return rows
   folder = evaluate.folder_of(workdir, config)

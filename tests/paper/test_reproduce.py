@@ -246,10 +246,10 @@ def test_processes_share_the_runs(tmp_path, trained, experiment):
 
 
 def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
-  def sweep_run(config, workdir):
+  def sweep_run(config, workdir, only):
     return [
       {
-        "sweep": name,
+        "sweep": only,
         "num_iterations": t,
         "num_slots": config.model.slot_attention.num_slots,
         "num_objects": 0,
@@ -257,7 +257,6 @@ def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
         "loss": 0.1,
         "fg_ari": 0.1 * t + 0.01 * config.seed,
       }
-      for name in ("iterations", "objects")
       for t in (1, 2)
     ]
 

@@ -54,6 +54,12 @@ def test_a_sweep_covers_iterations_objects_and_slots(
   printed = capsys.readouterr().out
   assert f"{rows[0]['loss']:.4f}" in printed and "num_iterations" in printed
 
+  written.unlink()
+  for name in ("iterations", "objects", "slots", "more_slots"):
+    of_sweep = [row for row in rows if row["sweep"] == name]
+    assert sweep.sweep_run(set_config, tmp_path, name) == of_sweep != []
+  assert not written.exists()
+
   # If all images have the same number of objects, only T and K have curves.
   same = np.flatnonzero(counts == numbers[0])
   monkeypatch.setattr(
