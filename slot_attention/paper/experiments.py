@@ -276,7 +276,7 @@ EXPERIMENTS = {
         {"model.mesh_attention.mesh_steps": 0},
       ),
       Row("MESH", f"mesh:{TETROMINOES}"),
-      Row("AdaSlot", f"adaslot:{TETROMINOES}"),
+      Row("AdaSlot, trained start", f"adaslot:{TETROMINOES}"),
       Row("default", CLEVR10_SETS),
       Row(
         "implicit gradient", CLEVR10_SETS, {f"{MODULE}.gradient": "implicit"}
