@@ -28,7 +28,8 @@ Measured on other examples, --config.seed=0 to 2: 33.6, 56.4 and 57.1 % over the
 whole videos after all 5,000 steps, 6 to 10 minutes of one core of an AMD EPYC
 beside other work (2026-11-28, the same versions, with the XLA_FLAGS of
 docs/results.md). With MESH as the corrector, configs/mesh.py:savi, 59.2, 55.8
-and 59.6 %. So slots do not follow objects well yet. See results/videos_small.md.
+and 59.6 %. So slots do not follow objects well yet. See
+results/videos_small.md.
 """
 
 from ml_collections import ConfigDict
