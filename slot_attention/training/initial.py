@@ -30,51 +30,21 @@ def read_weights(folder: Path) -> Any:
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def start_from(source: str, params: Any) -> Any:
-  """Replaces parameters by those of another run, where both have the same.
-
-  Parameters are the same if they have the same name and shape. Thus a part that
-  the other run does not have, or has in another size, keeps its random
-  parameters.
+def read(source: str) -> Any:
+  """Reads the parameters of another run.
 
   Args:
-    source: folder of a run, or name of weights in the package; "" replaces
-      nothing.
-    params: random parameters.
+    source: folder of a run, or name of weights in the package.
 
   Returns:
-    Parameters with the names and shapes of `params`.
+    The parameters of its newest checkpoint; an empty dict if source is "".
 
   Raises:
-    ValueError: if there is no such run and there are no such weights, if all
-      checkpoints of the run are damaged, or if no parameter is the same.
+    ValueError: if there is no such run and there are no such weights, or if all
+      checkpoints of the run are damaged.
   """
   if not source:
-    return params
-  mine = traverse_util.flatten_dict(params, sep="/")
-  others = traverse_util.flatten_dict(_read(source), sep="/")
-  taken = {
-    name: jnp.asarray(others[name], x.dtype)
-    for name, x in mine.items()
-    if name in others and others[name].shape == x.shape
-  }
-  if not taken:
-    raise ValueError(
-      f"initial_params={source!r}: no parameter there has the name and shape of"
-      " one of this model"
-    )
-  new = sorted(mine.keys() - taken.keys())
-  logging.info(
-    "%d of %d parameters start from %s; random are %s",
-    sum(x.size for x in taken.values()),
-    sum(x.size for x in jax.tree.leaves(params)),
-    source,
-    ", ".join(new) or "none",
-  )
-  return traverse_util.unflatten_dict({**mine, **taken}, sep="/")
-
-
-def _read(source):
+    return {}
   if source in names():
     return read_weights(WEIGHTS / source)
   restored = checkpoints.restore_newest(source)
@@ -85,3 +55,44 @@ def _read(source):
     )
   _, items = restored
   return items["params"]
+
+
+def start_from(others: Any, params: Any) -> Any:
+  """Replaces parameters by those of another run, where both have the same.
+
+  Parameters are the same if they have the same name and shape. Thus a part that
+  the other run does not have, or has in another size, keeps its random
+  parameters.
+
+  Args:
+    others: what `read` returns.
+    params: random parameters.
+
+  Returns:
+    Parameters with the names and shapes of `params`.
+
+  Raises:
+    ValueError: if there are others, but none is the same.
+  """
+  if not others:
+    return params
+  mine = traverse_util.flatten_dict(params, sep="/")
+  others = traverse_util.flatten_dict(others, sep="/")
+  taken = {
+    name: jnp.asarray(others[name], x.dtype)
+    for name, x in mine.items()
+    if name in others and others[name].shape == x.shape
+  }
+  if not taken:
+    raise ValueError(
+      "initial_params: no parameter there has the name and shape of one of this"
+      " model"
+    )
+  new = sorted(mine.keys() - taken.keys())
+  logging.info(
+    "%d of %d parameters start from another run; random are %s",
+    sum(x.size for x in taken.values()),
+    sum(x.size for x in jax.tree.leaves(params)),
+    ", ".join(new) or "none",
+  )
+  return traverse_util.unflatten_dict({**mine, **taken}, sep="/")

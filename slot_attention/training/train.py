@@ -72,6 +72,8 @@ def train(
   start = time.monotonic()
   config = validation.checked(config, num_devices=parallel.num_devices())
   runs.claim(workdir, config)
+  goes_on = checkpoints.has_any(workdir)
+  others = {} if goes_on else initial.read(config.initial_params)
   data = loading.load(config.data)
   if not len(data.splits["train"]):
     raise ValueError(
@@ -81,9 +83,7 @@ def train(
   validation.warn_about_slots(config, task)
   optimizer, schedule = optimizers.from_config(config)
   init_key, slots_key = jax.random.split(jax.random.key(config.seed))
-  params = task.init(init_key, data.image_shape)
-  if not checkpoints.has_any(workdir):
-    params = initial.start_from(config.initial_params, params)
+  params = initial.start_from(others, task.init(init_key, data.image_shape))
   state = TrainState(jnp.int32(0), params, optimizer.init(params))
   state, first_step = _restore(state, config, workdir)
 

@@ -53,7 +53,7 @@ def test_parts_that_the_other_run_lacks_stay_random(run):
   random = flat(task.init(jax.random.key(3), shape))
   started = flat(
     initial.start_from(
-      str(source), traverse_util.unflatten_dict(random, sep="/")
+      initial.read(str(source)), traverse_util.unflatten_dict(random, sep="/")
     )
   )
   assert started.keys() == random.keys()
@@ -74,18 +74,18 @@ def test_parts_that_the_other_run_lacks_stay_random(run):
 def test_weights_of_the_package_are_found_by_name():
   loaded = pretrained.load("quickstart").params
   zeros = jax.tree.map(np.zeros_like, loaded)
-  started = flat(initial.start_from("quickstart", zeros))
+  started = flat(initial.start_from(initial.read("quickstart"), zeros))
   for name, value in flat(loaded).items():
     np.testing.assert_array_equal(started[name], value)
-  assert initial.start_from("", zeros) is zeros
+  assert initial.start_from(initial.read(""), zeros) is zeros
 
 
 def test_a_start_that_cannot_work_says_why(run, tmp_path):
   _, source = run
   with pytest.raises(ValueError, match="'nowhere' is neither .* quickstart, "):
-    initial.start_from("nowhere", {})
+    initial.read("nowhere")
   (tmp_path / "config.json").write_text("{}")
   with pytest.raises(ValueError, match="the folder of a run with a checkpoint"):
-    initial.start_from(str(tmp_path), {})
+    initial.read(str(tmp_path))
   with pytest.raises(ValueError, match="has the name and shape of one of this"):
-    initial.start_from(str(source), {"other": np.zeros(3)})
+    initial.start_from(initial.read(str(source)), {"other": np.zeros(3)})
