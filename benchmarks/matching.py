@@ -94,7 +94,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
     "Number of predictions, and of targets with padding, in a set.",
     minimum=3,
   )
-  records.define_repetition(flags, steps=0, rounds=20)
+  records.define_repetition(flags, rounds=20)
   records.define_output(flags)
   flags.parse(arguments)
   return flags

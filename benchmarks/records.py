@@ -16,9 +16,11 @@ def define_output(flags: command.Flags) -> None:
   )
 
 
-def define_repetition(flags: command.Flags, *, steps: int, rounds: int) -> None:
-  """Defines --steps, if it has a default above 0, and --rounds."""
-  if steps:
+def define_repetition(
+  flags: command.Flags, *, rounds: int, steps: int | None = None
+) -> None:
+  """Defines --rounds and, if it has a default, --steps."""
+  if steps is not None:
     flags.define_integer(
       "steps", steps, "Number of steps in each measurement.", minimum=1
     )

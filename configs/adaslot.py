@@ -6,9 +6,9 @@
 
 The values are those of amazon-science/AdaSlot, file
 configs/experiment/slot_attention/clevr10_adaslot.yaml, which has 11 slots for
-CLEVR10 and starts from a run of Slot Attention that has ended. Here, the
-quickstart and tetrominoes_small start from the weights of the package, and the
-others need such a run:
+CLEVR10 and starts from a run of Slot Attention that has ended. Here,
+Tetrominoes of all sizes start from weights of the package, and the others need
+such a run:
   --config.initial_params=runs/clevr6_object_discovery
 The weight of the share of kept slots is 10 there, beside an error that is
 summed over the image. Here the error is a mean, and the weight is 10 / (H W C).
@@ -26,7 +26,7 @@ import configs
 # Of each config: the weight of the share of kept slots, and initial_params.
 _VALUES = {
   "clevr6_object_discovery": (2.03e-4, ""),
-  "tetrominoes_object_discovery": (2.72e-3, ""),
+  "tetrominoes_object_discovery": (2.72e-3, "tetrominoes_fast"),
   "multi_dsprites_object_discovery": (8.14e-4, ""),
   "tetrominoes_small": (1.70e-2, "tetrominoes_small"),
   "quickstart": (1.30e-2, "quickstart"),

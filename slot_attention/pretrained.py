@@ -44,7 +44,7 @@ _MAX_BYTES = 2_000_000
 
 def names() -> list[str]:
   """Returns the names of all weights in the package."""
-  return sorted(path.parent.name for path in WEIGHTS.glob("*/card.json"))
+  return initial.names(WEIGHTS)
 
 
 def load(name: str) -> runs.Run:

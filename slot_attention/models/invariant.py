@@ -190,8 +190,7 @@ class InvariantSlotAttention(nn.Module):
     mlp = MLP((self.mlp_hidden_size, self.slot_size), name="mlp")
 
     def relate(x, position):
-      # With two dimensions, XLA copies less in the gradient: a training step of
-      # `invariant:tetrominoes_small` takes 0.88 of the time on a CPU.
+      # With two dimensions, XLA copies fewer arrays in the gradient.
       x = norm_grid(x + position)
       return grid_mlp(x.reshape(-1, self.slot_size)).reshape(x.shape)
 

@@ -18,9 +18,9 @@ from slot_attention.training import checkpoints
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
-def names() -> list[str]:
-  """Returns the names of all weights in the package."""
-  return sorted(path.parent.name for path in WEIGHTS.glob("*/card.json"))
+def names(folder: Path = WEIGHTS) -> list[str]:
+  """Returns the names of all weights in a folder, that of the package."""
+  return sorted(path.parent.name for path in folder.glob("*/card.json"))
 
 
 def read_weights(folder: Path) -> Any:
