@@ -115,8 +115,8 @@ def sample(
     )
   if distinct_colors and num_objects > len(COLORS):
     raise ValueError(
-      f"distinct_colors=True allows at most {len(COLORS)} pieces, not"
-      f" {num_objects}"
+      f"num_objects={num_objects} must be at most {len(COLORS)} with"
+      " distinct_colors=True"
     )
   accepted, num_accepted, num_drawn = [], 0, 0
   while num_accepted < num_scenes:

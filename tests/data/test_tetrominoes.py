@@ -150,7 +150,7 @@ def test_scenes_without_room_are_refused():
     tetrominoes.check_options(image_size=12, block_size=4)
   with pytest.raises(ValueError, match="must be codes from 1 to 19"):
     tetrominoes.check_options(shapes=(3, 20))
-  with pytest.raises(ValueError, match="at most 6 pieces, not 7"):
+  with pytest.raises(ValueError, match="num_objects=7 must be at most 6"):
     tetrominoes.check_options(num_objects=7, distinct_colors=True)
   with pytest.raises(ValueError, match="background=256 must be from 0 to 255"):
     tetrominoes.check_options(background=256)
