@@ -22,12 +22,14 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # each, so that they fit the cache of a core (2 MB on the measured CPU). Without
 # blocks, the gradient takes about twice as long.
 _BLOCK_BYTES = 2**20
-# Number of images in a block: the number of floats in a vector register.
+# Number of images in a block.
 _BLOCK_IMAGES = 16
 # A block also reads the neighbouring rows that its kernel reaches. With fewer
 # rows per block, counted over its images, these extra rows cost more than the
 # cache saves, and blocks of one image are faster.
 _MIN_BLOCK_ROWS = 128
+# Number of floats in a vector register.
+_LANES = 16
 
 
 class Conv(nn.Module):
@@ -155,15 +157,15 @@ def conv_with_blocked_gradient(
   return conv(inputs, kernel, strides, padding)
 
 
-def _forward(inputs, kernel, strides, padding):
+def _conv_forward(inputs, kernel, strides, padding):
   return conv(inputs, kernel, strides, padding), (inputs, kernel)
 
 
-def _backward(strides, padding, residuals, gradient):
+def _conv_backward(strides, padding, residuals, gradient):
   inputs, kernel = residuals
   _, height, width, _ = inputs.shape
   before = (padding[0][0], padding[1][0])
-  of_kernel = _kernel_gradient(inputs, gradient, kernel, strides, before)
+  of_kernel = _kernel_gradient(inputs, gradient, kernel.shape, strides, before)
   # Without padding, there are inputs after those at which a kernel starts.
   missing = [
     (0, max(-(-size // stride) - n, 0))
@@ -171,14 +173,26 @@ def _backward(strides, padding, residuals, gradient):
   ]
   gradient = jnp.pad(gradient, [(0, 0), *missing, (0, 0)])
   of_inputs = _transpose_by_phase(gradient, kernel, strides, before)
-  return of_inputs[:, :height, :width], of_kernel
+  return of_inputs[:, :height, :width], of_kernel.astype(kernel.dtype)
 
 
-def _kernel_gradient(inputs, gradient, kernel, strides, before):
-  """Computes the gradient of the kernel of `conv`.
+conv_with_blocked_gradient.defvjp(_conv_forward, _conv_backward)
+
+
+def _kernel_gradient(inputs, gradient, kernel_shape, strides, before):
+  """Computes the gradient of the kernel of `conv`, in float32.
 
   `before` has the numbers of padding rows and columns before the inputs.
   """
+  *kernel_size, features_in, features_out = kernel_shape
+  if strides == (1, 1) and features_out < min(features_in, _LANES):
+    # The features of the second operand lie in vector registers. Inputs and
+    # output gradient can change places, which turns the kernel around.
+    after = [size - 1 - n for size, n in zip(kernel_size, before)]
+    turned = _kernel_gradient(
+      gradient, inputs, (*kernel_size, features_out, features_in), (1, 1), after
+    )
+    return jnp.flip(turned, (0, 1)).swapaxes(2, 3)
   num_images, height, width, _ = gradient.shape
   row_bytes = (
     max(gradient[0, 0].size, strides[0] * inputs[0, 0].size)
@@ -190,7 +204,7 @@ def _kernel_gradient(inputs, gradient, kernel, strides, before):
     for top in range(0, height, block_rows):
       block = slice(top, min(top + block_rows, height)), slice(0, width)
       seen, padding = zip(
-        *map(_seen, block, inputs.shape[1:3], kernel.shape, strides, before)
+        *map(_seen, block, inputs.shape[1:3], kernel_size, strides, before)
       )
       # This convolution contracts images instead of features, and its kernel
       # is the output gradient. The transposes give XLA the dimensions in the
@@ -213,11 +227,11 @@ def _kernel_gradient(inputs, gradient, kernel, strides, before):
     0,
     num_blocks,
     lambda i, total: add_images(total, i * block_images, block_images),
-    jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32)),
+    jnp.zeros(kernel_shape, jnp.promote_types(inputs.dtype, jnp.float32)),
   )
   if rest:
     total = add_images(total, num_images - rest, rest)
-  return total.astype(kernel.dtype)
+  return total
 
 
 def _block_size(
@@ -249,9 +263,6 @@ def _seen(outputs, size, kernel_size, stride, before):
   return seen, (seen.start - start, stop - seen.stop)
 
 
-conv_with_blocked_gradient.defvjp(_forward, _backward)
-
-
 def conv_transpose(
   inputs: jax.Array, kernel: jax.Array, strides: tuple[int, int]
 ) -> jax.Array:
@@ -275,18 +286,44 @@ def conv_transpose(
   )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv_transpose_by_phase(
   inputs: jax.Array, kernel: jax.Array, strides: tuple[int, int]
 ) -> jax.Array:
-  """Computes `conv_transpose` by convolutions without strides.
+  """Does `conv_transpose` fast on a CPU, for reverse mode only.
 
-  This is faster on a CPU, where XLA computes gradients of convolutions over
-  dilated inputs slowly. For a stride s, the output pixels i s + phase of each
-  phase are an ordinary convolution of the inputs with every s-th row (or
-  column) of the kernel (Shi et al., 2016, https://arxiv.org/abs/1609.07009).
+  On a CPU, XLA convolves dilated inputs slowly. For a stride s, the output
+  pixels i s + phase of each phase are an ordinary convolution of the inputs
+  with every s-th row (or column) of the kernel (Shi et al., 2016,
+  https://arxiv.org/abs/1609.07009). The gradient of the inputs is a convolution
+  with strides.
   """
-  before = tuple(max(sz - st, 0) // 2 for sz, st in zip(kernel.shape, strides))
+  padding = _same_padding(inputs, kernel, strides)
+  before = (padding[0][0], padding[1][0])
   return _transpose_by_phase(inputs, kernel, strides, before)
+
+
+def _transpose_forward(inputs, kernel, strides):
+  return conv_transpose_by_phase(inputs, kernel, strides), (inputs, kernel)
+
+
+def _transpose_backward(strides, residuals, gradient):
+  inputs, kernel = residuals
+  padding = _same_padding(inputs, kernel, strides)
+  before = (padding[0][0], padding[1][0])
+  of_inputs = conv(gradient, kernel, strides, padding)
+  # The inputs are the output gradient of the convolution that is transposed.
+  of_kernel = _kernel_gradient(gradient, inputs, kernel.shape, strides, before)
+  return of_inputs, of_kernel.astype(kernel.dtype)
+
+
+conv_transpose_by_phase.defvjp(_transpose_forward, _transpose_backward)
+
+
+def _same_padding(inputs, kernel, strides):
+  """Returns the padding of the convolution that `conv_transpose` transposes."""
+  sizes = [n * stride for n, stride in zip(inputs.shape[1:3], strides)]
+  return jax.lax.padtype_to_pads(sizes, kernel.shape[:2], strides, "SAME")
 
 
 def _transpose_by_phase(inputs, kernel, strides, before):
@@ -303,7 +340,7 @@ def _transpose_by_phase(inputs, kernel, strides, before):
   )
   phases = [
     [
-      conv_with_blocked_gradient(
+      conv(
         inputs,
         jnp.flip(kernel[taps_y, taps_x], (0, 1)).swapaxes(2, 3),
         (1, 1),
