@@ -11,8 +11,6 @@ NAME.json.
 """
 
 from collections.abc import Sequence
-import itertools
-import time
 
 import jax
 import jax.numpy as jnp
@@ -134,14 +132,7 @@ def main(arguments: Sequence[str]) -> None:
     },
     "loss and gradient": lambda: loss_and_gradient(predictions, targets),
   }
-  seconds = {name: [] for name in calls}
-  for _, (name, call) in itertools.product(
-    range(flags.rounds + 1), calls.items()
-  ):
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    seconds[name].append(time.perf_counter() - start)
-  medians = {name: float(np.median(x[1:])) for name, x in seconds.items()}
+  medians = records.take_turns(calls, flags.rounds)
 
   print(f"{shape[0]} sets of {shape[1]}, median of {flags.rounds}:")
   for name, median in medians.items():

@@ -1,9 +1,14 @@
-"""What the benchmarks share: flags, and the files of their results."""
+"""What the benchmarks share: flags, turns, and the files of their results."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+import itertools
 import json
 from pathlib import Path
+import time
 from typing import Any
+
+import jax
+import numpy as np
 
 from slot_attention import command
 from slot_attention.paper import provenance
@@ -30,6 +35,21 @@ def define_repetition(
     "Number of measurements, of which the median is taken.",
     minimum=1,
   )
+
+
+def take_turns(
+  calls: Mapping[str, Callable[[], Any]], rounds: int
+) -> dict[str, float]:
+  """Returns the median of the seconds of each call, over rounds of turns.
+
+  A round before these is not counted, since it compiles.
+  """
+  seconds = {name: [] for name in calls}
+  for _, (name, call) in itertools.product(range(rounds + 1), calls.items()):
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    seconds[name].append(time.perf_counter() - start)
+  return {name: float(np.median(x[1:])) for name, x in seconds.items()}
 
 
 def describe(

@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 
 from benchmarks import clevr_renderer as renderer_benchmark
+from benchmarks import convolutions as convolutions_benchmark
 from benchmarks import (
   matching,
   operations,
@@ -100,6 +101,7 @@ def test_the_record_of_the_renderer_names_its_reference():
   "name",
   [
     "clevr_renderer",
+    "convolutions",
     "costs",
     "feeding",
     "matching",
@@ -230,6 +232,43 @@ def test_the_benchmark_of_the_matching_runs(tmp_path, capsys, monkeypatch):
   assert "3 sets of 4" in capsys.readouterr().out
   record = json.loads((tmp_path / "measured.json").read_text())
   assert {"optax", "subsets"} < set(record["median_seconds"])
+
+
+def test_the_benchmark_of_the_convolutions_runs(tmp_path, capsys, monkeypatch):
+  layers = {
+    "plain": (2, 6, 3, 4, 3, 1, False),
+    "transposed": (2, 6, 3, 4, 5, 2, True),
+  }
+  monkeypatch.setattr(convolutions_benchmark, "_LAYERS", layers)
+  arguments = ["--rounds=1", f"--output={tmp_path / 'measured'}"]
+  monkeypatch.setattr(sys, "argv", ["", *arguments])
+  convolutions_benchmark.main(arguments)
+  table = capsys.readouterr().out
+  seconds = json.loads((tmp_path / "measured.json").read_text())[
+    "median_seconds"
+  ]
+  assert set(seconds) == {*layers, "Tetrominoes, decoder, the first"}
+  of_layer = seconds["transposed"]["gradient of the kernel"]
+  assert f"{of_layer['plain'] / of_layer['fast']:.2f}" in table
+
+
+def test_the_benchmark_of_the_convolutions_compares_equal_functions():
+  for transposed in (False, True):
+    plain, fast, inputs, kernel = convolutions_benchmark.make_layer(
+      2, 6, 3, 4, 5, 2, transposed
+    )
+    parts = [
+      convolutions_benchmark.parts_of(layer, inputs, kernel)
+      for layer in (plain, fast)
+    ]
+    for part in parts[0]:
+      np.testing.assert_allclose(
+        *(x[part]() for x in parts), rtol=1e-4, atol=1e-5
+      )
+  calls = convolutions_benchmark.make_broadcast()
+  np.testing.assert_allclose(
+    calls["plain"](), calls["fast"](), rtol=1e-4, atol=1e-5
+  )
 
 
 @pytest.mark.slow
