@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks import jax_worker, operations, records, workers
 import configs
-from slot_attention import command, tasks
+from slot_attention import command, start, tasks
 from slot_attention.data import datasets
 from slot_attention.paper.rows import changed
 from slot_attention.progress import progress_bar
@@ -49,13 +49,18 @@ _ONEDNN = " ".join(
     "--xla_cpu_use_xnnpack=false",
   )
 )
-# Of each contender: environment variables.
+# Of each contender: environment variables. The commands of this project take
+# huge pages by themselves.
 _CONTENDERS = {
-  "jax": {},
-  "jax onednn": {"XLA_FLAGS": _ONEDNN},
+  "jax": start.HUGE_PAGES,
+  "jax small pages": {},
+  "jax onednn": {"XLA_FLAGS": _ONEDNN, **start.HUGE_PAGES},
   "torch": {},
+  "torch huge pages": start.HUGE_PAGES,
   "torch compiled": {},
+  "torch compiled huge pages": start.HUGE_PAGES,
   "keras": {},
+  "keras huge pages": start.HUGE_PAGES,
 }
 _DEFAULT_CONTENDERS = ("jax", "torch", "torch compiled", "keras")
 
@@ -116,7 +121,7 @@ def start_worker(
   if not workers.has_package(python, framework):
     print(f"{contender} is left out: {python} has no {framework}")
     return None
-  compiled = contender != "torch"
+  compiled = contender not in ("torch", "torch huge pages")
   return workers.Worker(
     python,
     module,
@@ -236,9 +241,11 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   flags.define_string(
     "contenders",
     ",".join(_DEFAULT_CONTENDERS),
-    "Names of contenders, with commas. jax is this project, and jax onednn the"
-    " same with flags by which XLA calls oneDNN on x86 CPUs. All except torch"
-    " compile the whole step.",
+    "Names of contenders, with commas. jax is this project, jax small pages"
+    " the same without the huge pages of memory that its commands take on"
+    " Linux, and jax onednn with flags by which XLA calls oneDNN on x86 CPUs."
+    " All except torch compile the whole step. There are"
+    f" {', '.join(_CONTENDERS)}.",
   )
   flags.define_string(
     "torch_python",

@@ -3,8 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 import difflib
 import math
-from pathlib import Path
-import sys
 import typing
 from typing import Any
 
@@ -98,28 +96,3 @@ def nearest(name: str, names: Collection[str]) -> str:
   """Returns " (did you mean ...?)" for a similar name, or an empty string."""
   similar = difflib.get_close_matches(name, names, n=1)
   return f" (did you mean {similar[0]}?)" if similar else ""
-
-
-def check_started_module() -> None:
-  """Ends the process if `python -m` started a module that is not a command.
-
-  Python would run such a module, which does nothing, and report success. This
-  is called when the package is imported, which Python does first.
-  """
-  if sys.argv[:1] != ["-m"]:
-    return
-  started = {argument.removeprefix("-m") for argument in sys.orig_argv}
-  root = Path(__file__).parents[1]
-  commands, others = [], set()
-  for file in sorted(root.glob("slot_attention/**/*.py")):
-    name = ".".join(file.relative_to(root).with_suffix("").parts)
-    if "\n  command.run(main)\n" in file.read_text():
-      commands.append(name.removesuffix(".__main__"))
-    else:
-      others.add(name)
-  for name in started & others:
-    print(
-      f"error: {name} is not a command; the commands are {', '.join(commands)}",
-      file=sys.stderr,
-    )
-    sys.exit(2)

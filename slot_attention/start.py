@@ -1,0 +1,70 @@
+"""What the package does first when one of its commands starts."""
+
+import os
+from pathlib import Path
+import sys
+
+_ROOT = Path(__file__).parents[1]
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+# glibc's malloc, from version 2.35 on, reads this when a process starts.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+def check_started_module() -> None:
+  """Ends the process if `python -m` started a module that is not a command.
+
+  Python would run such a module, which does nothing, and report success.
+  """
+  if not _is_module():
+    return
+  started = {argument.removeprefix("-m") for argument in sys.orig_argv}
+  commands, others = [], set()
+  for file in sorted(_ROOT.glob("slot_attention/**/*.py")):
+    name = ".".join(file.relative_to(_ROOT).with_suffix("").parts)
+    if "\n  command.run(main)\n" in file.read_text():
+      commands.append(name.removesuffix(".__main__"))
+    else:
+      others.add(name)
+  for name in started & others:
+    print(
+      f"error: {name} is not a command; the commands are {', '.join(commands)}",
+      file=sys.stderr,
+    )
+    sys.exit(2)
+
+
+def use_huge_pages() -> None:
+  """Lets a command have huge pages, where Linux gives them on request.
+
+  XLA takes the memory of a step anew for each call. Linux hands it out, and
+  fills it with zeros, in pages of 4 kB, or of 2 MB if malloc asks for these.
+  docs/speed.md says how much time this saves on a CPU. malloc asks only if
+  `GLIBC_TUNABLES` says so when the process starts, so this starts the process
+  again, with the same number and arguments. A user who has set that variable,
+  or a program that imports this package, is left alone.
+  """
+  if (
+    (_is_module() or _is_main_script())
+    and "GLIBC_TUNABLES" not in os.environ
+    and _HUGE_PAGES.exists()
+    and "[madvise]" in _HUGE_PAGES.read_text()
+  ):
+    os.execve(
+      sys.executable,
+      [sys.executable, *sys.orig_argv[1:]],
+      {**os.environ, **HUGE_PAGES},
+    )
+
+
+def _is_module():
+  """Returns whether `python -m` is starting a module of this package.
+
+  Python imports the packages of the module first, and then changes sys.argv.
+  """
+  return sys.argv[:1] == ["-m"]
+
+
+def _is_main_script():
+  """Returns whether the command line of this process runs main.py."""
+  as_given = sys.argv == sys.orig_argv[-len(sys.argv) :]
+  return as_given and Path(sys.argv[0]).resolve() == _ROOT / "main.py"
