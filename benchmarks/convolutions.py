@@ -153,12 +153,18 @@ def to_markdown(seconds: dict[str, dict[str, dict[str, float]]]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str]) -> None:
-  """The command; see the top of this file."""
+def parse_flags(arguments: Sequence[str]) -> command.Flags:
+  """Reads the flags of the command."""
   flags = command.Flags(__doc__)
   records.define_repetition(flags, rounds=5)
   records.define_output(flags)
   flags.parse(arguments)
+  return flags
+
+
+def main(arguments: Sequence[str]) -> None:
+  """The command; see the top of this file."""
+  flags = parse_flags(arguments)
   jax.config.update("jax_platforms", "cpu")
   seconds = measure(flags.rounds)
   table = to_markdown(seconds)
