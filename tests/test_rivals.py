@@ -183,6 +183,8 @@ def test_weights_are_exported_and_loaded(run, tmp_path, monkeypatch):
   [
     "iodine:tetrominoes_small",
     "monet:tetrominoes_small",
+    "slot_mlp:tetrominoes_small",
+    "slot_mlp:clevr_set_prediction_small",
     "dspn:clevr_set_prediction_small",
   ],
 )

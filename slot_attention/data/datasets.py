@@ -84,9 +84,6 @@ class DataSet:
 
 
 def _multi_dsprites(variant, max_objects, channels=3):
-  fixed = {"variant": variant}
-  if variant != "colored_on_grayscale":
-    fixed["distinct_colors"] = False
   return DataSet(
     image_shape=(64, 64, channels),
     max_objects=max_objects,
@@ -95,7 +92,7 @@ def _multi_dsprites(variant, max_objects, channels=3):
     generate=multi_dsprites.generate,
     chunk_size=multi_dsprites.CHUNK_SIZE,
     check_options=multi_dsprites.check_options,
-    fixed=fixed,
+    fixed={"variant": variant},
     is_binary=variant == "binarized",
   )
 

@@ -86,9 +86,10 @@ def generate(
   velocities = speed[..., None] * np.stack(
     [np.cos(direction), np.sin(direction)], axis=-1
   )
-  num_sprites = (scenes.shapes > 0).sum(axis=1)
+  num_sprites = (scenes.shapes > 0).sum(axis=1, keepdims=True)
+  hues = rng.random((CHUNK_SIZE, 1)) + np.arange(shape[1]) / num_sprites
   scenes = scenes._replace(
-    colors=multi_dsprites.distinct_hues(rng, shape, num_sprites),
+    colors=multi_dsprites.to_rgb(hues, np.ones(shape), np.ones(shape)),
     backgrounds=np.zeros((CHUNK_SIZE, 3), np.uint8),
   )
   centers = trajectories(scenes, velocities, num_frames)

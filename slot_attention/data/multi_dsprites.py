@@ -27,11 +27,6 @@ it is as follows:
     colored_on_colored, sprites and background are uniform in RGB. Two colours
     can be similar.
 
-Two options make scenes that a small model learns in minutes. With
-`distinct_colors`, the hues of a scene's sprites are evenly spaced, at full
-saturation and value, on the middle grey. With `min_scale`, only the scales from
-this one on occur.
-
 Letters in shapes: N scenes, P rows for sprites (the variant's largest number),
 C channels.
 """
@@ -120,8 +115,6 @@ def sample(
   variant: str,
   image_size: int = IMAGE_SIZE,
   num_sprites: int | None = None,
-  distinct_colors: bool = False,
-  min_scale: float = 0.5,
 ) -> Scenes:
   """Samples scenes in which every sprite is visible.
 
@@ -133,9 +126,6 @@ def sample(
       pixels.
     num_sprites: number of sprites in every scene; None draws it from
       `NUM_SPRITES`.
-    distinct_colors: whether the hues of colored_on_grayscale are evenly spaced,
-      and its grey is always 128.
-    min_scale: smallest scale of `SCALES` that occurs.
 
   Raises:
     ValueError: if the variant does not exist, or has not as many sprites.
@@ -150,11 +140,10 @@ def sample(
     raise ValueError(
       f"num_sprites={num_sprites} must be from {fewest} to {most} for {variant}"
     )
-  options = (variant, distinct_colors, min_scale)
-  scenes = _sample_any(rng, counts, *options)
+  scenes = _sample_any(rng, counts, variant)
   hidden = _has_hidden_sprite(scenes, image_size)
   while hidden.any():
-    again = _sample_any(rng, counts[hidden], *options)
+    again = _sample_any(rng, counts[hidden], variant)
     for part, part_again in zip(scenes, again):
       part[hidden] = part_again
     hidden[hidden] = _has_hidden_sprite(again, image_size)
@@ -189,27 +178,14 @@ def render(
 
 
 def generate(
-  chunk: int,
-  *,
-  seed: int,
-  variant: str,
-  image_size: int = IMAGE_SIZE,
-  distinct_colors: bool = False,
-  min_scale: float = 0.5,
+  chunk: int, *, seed: int, variant: str, image_size: int = IMAGE_SIZE
 ) -> dict[str, np.ndarray]:
   """Makes the `CHUNK_SIZE` examples of one chunk, as returned by `render`.
 
   They depend only on the arguments.
   """
   rng = np.random.default_rng([seed, chunk])
-  scenes = sample(
-    rng,
-    CHUNK_SIZE,
-    variant=variant,
-    image_size=image_size,
-    distinct_colors=distinct_colors,
-    min_scale=min_scale,
-  )
+  scenes = sample(rng, CHUNK_SIZE, variant=variant, image_size=image_size)
   return render(scenes, image_size=image_size)
 
 
@@ -218,38 +194,25 @@ def centers_of(scenes: Scenes) -> np.ndarray:
   return np.stack([POSITIONS[scenes.columns], POSITIONS[scenes.rows]], axis=-1)
 
 
-def check_options(
-  *,
-  image_size: int = IMAGE_SIZE,
-  distinct_colors: bool = False,
-  min_scale: float = 0.5,
-) -> None:
+def check_options(*, image_size: int = IMAGE_SIZE) -> None:
   """Raises a ValueError for options that `generate` cannot use."""
-  del distinct_colors  # Both values are valid.
   if not 16 <= image_size <= 256:
     raise ValueError(f"image_size={image_size} must be from 16 to 256 pixels")
-  if not min_scale <= SCALES[-1]:
-    raise ValueError(f"min_scale={min_scale} must be at most {SCALES[-1]:g}")
 
 
-def _sample_any(rng, num_sprites, variant, distinct_colors, min_scale):
+def _sample_any(rng, num_sprites, variant):
   """Samples scenes with [N] sprites, some of which may be hidden."""
   _, most = NUM_SPRITES[variant]
   shape = (len(num_sprites), most)
   shapes = rng.choice(SHAPES, shape)
   shapes[np.arange(most) >= num_sprites[:, None]] = 0
-  smallest = np.searchsorted(SCALES, min_scale - 1e-6)
-  if distinct_colors:
-    colors = distinct_hues(rng, shape, num_sprites)
-    backgrounds = np.full((shape[0], 3), 128, np.uint8)
-  else:
-    colors, backgrounds = _sample_colors(rng, shape, variant)
+  colors, backgrounds = _sample_colors(rng, shape, variant)
   return Scenes(
     shapes=shapes,
     columns=rng.integers(0, len(POSITIONS), shape),
     rows=rng.integers(0, len(POSITIONS), shape),
     orientations=rng.integers(0, len(ORIENTATIONS), shape),
-    scales=rng.integers(smallest, len(SCALES), shape),
+    scales=rng.integers(0, len(SCALES), shape),
     colors=colors,
     backgrounds=backgrounds,
   )
@@ -270,24 +233,6 @@ def _sample_colors(rng, shape, variant):
     colors = rng.integers(0, 256, (*shape, 3), np.uint8)
     backgrounds = rng.integers(0, 256, (shape[0], 3), np.uint8)
   return colors, backgrounds
-
-
-def distinct_hues(
-  rng: np.random.Generator, shape: tuple[int, int], num_sprites: np.ndarray
-) -> np.ndarray:
-  """Samples evenly spaced hues at full saturation and value.
-
-  Args:
-    rng: samples the offset of every scene.
-    shape: the numbers N of scenes and P of rows.
-    num_sprites: int [N], the number of hues into which each turn is divided.
-
-  Returns:
-    Colours, uint8 [N, P, 3].
-  """
-  offsets = rng.random((shape[0], 1))
-  hues = offsets + np.arange(shape[1]) / num_sprites[:, None]
-  return to_rgb(hues, np.ones(shape), np.ones(shape))
 
 
 def to_rgb(
