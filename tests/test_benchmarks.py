@@ -18,6 +18,7 @@ from benchmarks import convolutions as convolutions_benchmark
 from benchmarks import (
   matching,
   operations,
+  profile,
   rivals,
   startup,
   tpu,
@@ -105,6 +106,7 @@ def test_the_record_of_the_renderer_names_its_reference():
     "costs",
     "feeding",
     "matching",
+    "profile",
     "rivals",
     "scaling",
     "startup",
@@ -295,6 +297,69 @@ def test_the_benchmarks_of_steps_run(tmp_path):
     assert arguments[0] in record["command"]
     table = (tmp_path / "measured.md").read_text()
     assert "| jax | training |" in table or "| remat in chunks of 8 |" in table
+
+
+@pytest.mark.parametrize(
+  ("op_name", "part"),
+  [
+    (
+      "jit(f)/while/body/jvp(ObjectDiscovery)/decoder/decoder._decode/conv_1/add",
+      ("decoder/conv_1", "forward"),
+    ),
+    (
+      "jit(f)/transpose(jvp(SetPrediction))/encoder/conv_0/while/body/mul",
+      ("encoder/conv_0", "backward"),
+    ),
+    ("jit(f)/ObjectDiscovery/encoder/mlp/dot", ("encoder", "forward")),
+    ("jit(f)/jvp(vmap())/while/body/add", (profile._OTHERS, "forward")),
+  ],
+)
+def test_an_instruction_belongs_to_a_part_of_the_model(op_name, part):
+  assert profile.part_of(op_name) == part
+
+
+def test_shares_are_those_of_the_instructions_of_the_program():
+  program = profile.read_program(
+    [
+      "HloModule jit_f",
+      '  %add.1 = f32[2]{0} add(%a, %b), metadata={op_name="jit(f)/'
+      'ObjectDiscovery/encoder/conv_0/add" source_file="x"}',
+      '  ROOT %while.2 = f32[] while(%c), metadata={op_name="jit(f)/while"}',
+      '  %mul.3 = f32[] multiply(%a, %b), metadata={op_name="jit(f)/mul"}',
+    ]
+  )
+  assert set(program) == {"add.1", "while.2", "mul.3"}
+  events = [
+    {"ph": "X", "name": "add.1", "dur": 3},
+    {"ph": "X", "name": "while.2", "dur": 100},  # Contains the others.
+    {"ph": "X", "name": "mul.3", "dur": 2},
+    {"ph": "X", "name": "mul.3", "dur": 3},
+    {"ph": "X", "name": "Execute", "dur": 100},
+    {"ph": "M", "name": "add.1"},
+  ]
+  shares = profile.sum_up(events, program)
+  assert list(shares) == [profile._OTHERS, "encoder/conv_0"]
+  assert shares["encoder/conv_0"] == {"forward": 3 / 8, "backward": 0.0}
+
+
+@pytest.mark.slow
+def test_the_profile_of_a_model_has_all_its_parts(tmp_path):
+  subprocess.run(
+    [
+      sys.executable, "-m", "benchmarks.profile", "--name=smoke:quickstart",
+      f"--data_dir={tmp_path}", f"--output={tmp_path / 'measured'}",
+    ],
+    cwd=ROOT, check=True,
+  )  # fmt: skip
+  shares = json.loads((tmp_path / "measured.json").read_text())["shares"]
+  for work, directions in (("training", 2), ("inference", 1)):
+    parts = shares[work]
+    assert {"encoder/conv_0", "decoder/conv_out", "slot_attention"} < set(parts)
+    total = sum(sum(part.values()) for part in parts.values())
+    np.testing.assert_allclose(total, 1)
+    passed = [d for d in ("forward", "backward") if parts["encoder/conv_1"][d]]
+    assert len(passed) == directions
+  assert "| slot_attention |" in (tmp_path / "measured.md").read_text()
 
 
 def test_costs_of_rivals_are_ratios_on_a_cpu_and_numbers_elsewhere():
