@@ -59,7 +59,7 @@ _VALUES = {
     (35, 35),
   ),
   "tetrominoes_small": (
-    {"optimizer": "adam", "learning_rate": 1e-3, "max_grad_norm": 5.0},
+    {"optimizer": "adam", "learning_rate": 3e-4, "max_grad_norm": 5.0},
     _LOSS,
     (32, 32),
     (14, 14),
