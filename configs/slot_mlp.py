@@ -6,7 +6,7 @@
 Paper: average precision 19.8 / 0.3 / 0.0 % on CLEVR10 at distances inf / 0.5 /
 0.25; foreground ARI 60.4 +- 6.6 % on CLEVR6, 60.3 +- 1.8 % on Multi-dSprites,
 25.1 +- 34.3 % on Tetrominoes.
-Measured here: only at the small scale, see results/table1_small.md.
+Measured here: only on the three squares of the quickstart, see README.md.
 """
 
 from ml_collections import ConfigDict
