@@ -41,7 +41,13 @@ def make_layer(
   stride: int,
   transposed: bool,
 ) -> tuple[Callable, Callable, jax.Array, jax.Array]:
-  """Returns the plain function, the fast one, inputs and a kernel."""
+  """Makes a layer; the arguments are those of `_LAYERS`.
+
+  Returns:
+    The plain function, the fast one, inputs [images, size, size, features_in],
+    and a kernel [*kernel_size, features_in, features_out], or, if transposed,
+    [*kernel_size, features_out, features_in].
+  """
   keys = jax.random.split(jax.random.key(0))
   strides, kernel_size = (stride, stride), (kernel_size, kernel_size)
   inputs = jax.random.normal(keys[0], (images, size, size, features_in))

@@ -23,10 +23,13 @@ from typing import Any
 
 import jax
 
-from benchmarks import jax_worker, records, steps
+from benchmarks import jax_worker, records, steps, workers
 from slot_attention import command
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%(\S+) = .*op_name=\"([^\"]*)\"")
+# The path behind the class of the model, without names of private methods.
+_PATH = re.compile(r"[/(][A-Z]\w*\)*/(.+)")
+_PRIVATE = re.compile(r"[^/]*\._[^/]*/")
 # Their events contain those of the instructions inside.
 _CONTAINERS = ("while", "call", "conditional")
 _OTHERS = "loss, optimiser and all else"
@@ -40,10 +43,8 @@ def part_of(op_name: str) -> tuple[str, str]:
       decoder/conv_1/add".
   """
   direction = "backward" if "transpose(" in op_name else "forward"
-  _, _, path = re.sub(r"/[^/]*\._[^/]*", "", op_name).partition(
-    "ObjectDiscovery" if "ObjectDiscovery" in op_name else "SetPrediction"
-  )
-  names = path.lstrip(")").strip("/").split("/")
+  found = _PATH.search(_PRIVATE.sub("", op_name))
+  names = found[1].split("/") if found else []
   if len(names) < 2:
     return _OTHERS, direction
   part = "/".join(names[:2]) if names[1].startswith("conv_") else names[0]
@@ -64,10 +65,11 @@ def sum_up(
   sums = collections.defaultdict(lambda: {"forward": 0.0, "backward": 0.0})
   for event in events:
     name = event.get("name", "")
-    if event.get("ph") == "X" and not name.startswith(_CONTAINERS):
-      if name in program:
-        part, direction = part_of(program[name])
-        sums[part][direction] += event["dur"]
+    if event.get("ph") != "X" or name.startswith(_CONTAINERS):
+      continue
+    if name in program:
+      part, direction = part_of(program[name])
+      sums[part][direction] += event["dur"]
   total = sum(sum(of_part.values()) for of_part in sums.values())
   ordered = sorted(sums, key=lambda part: -sum(sums[part].values()))
   return {
@@ -76,8 +78,16 @@ def sum_up(
   }
 
 
-def profile(work, dump: Path) -> dict[str, dict[str, float]]:
-  """Runs a work of `jax_worker` once under the profiler; see `sum_up`."""
+def profile(work: workers.Work, dump: Path) -> dict[str, dict[str, float]]:
+  """Runs a work of `jax_worker` once under the profiler.
+
+  Args:
+    work: takes a number of steps.
+    dump: folder in which XLA writes the programs that it compiles.
+
+  Returns:
+    The shares that `sum_up` returns.
+  """
   work(1)  # Compiles, which dumps the program.
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder, create_perfetto_trace=True):
@@ -117,7 +127,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   flags.define_integer(
     "batch_size", 0, "Batch size; 0 takes that of the config.", minimum=0
   )
-  flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
+  records.define_data_dir(flags)
   records.define_output(flags)
   flags.parse(arguments)
   return flags

@@ -21,6 +21,11 @@ def define_output(flags: command.Flags) -> None:
   )
 
 
+def define_data_dir(flags: command.Flags) -> None:
+  """Defines --data_dir."""
+  flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
+
+
 def define_repetition(
   flags: command.Flags, *, rounds: int, steps: int | None = None
 ) -> None:

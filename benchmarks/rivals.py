@@ -173,7 +173,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
       minimum=0,
     )
   records.define_repetition(flags, steps=3, rounds=5)
-  flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
+  records.define_data_dir(flags)
   records.define_output(flags)
   flags.parse(arguments)
   return flags

@@ -121,7 +121,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
     "batch_sizes", [0, 4], "Batch size of each config; 0 for its own."
   )
   flags.define_integer("rounds", 3, "Starts of each kind.", minimum=1)
-  flags.define_string("data_dir", "data", "Folder of the prepared data.")
+  records.define_data_dir(flags)
   records.define_output(flags)
   flags.parse(arguments)
   if len(flags.configs.split(",")) != len(flags.batch_sizes):

@@ -279,7 +279,7 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
     "steps_per_dispatch", 1, "steps_per_dispatch of this project.", minimum=1
   )
   records.define_repetition(flags, steps=3, rounds=5)
-  flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
+  records.define_data_dir(flags)
   records.define_output(flags)
   flags.parse(arguments)
   for contender in flags.contenders.split(","):

@@ -26,7 +26,7 @@ _BLOCK_IMAGES = 16
 # rows per block, counted over its images, these extra rows cost more than the
 # cache saves, and blocks of one image are faster.
 _MIN_BLOCK_ROWS = 128
-# Number of floats in a vector register.
+# Number of floats in a vector register of AVX-512.
 _LANES = 16
 
 
