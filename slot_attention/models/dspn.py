@@ -125,8 +125,23 @@ class FSPool(nn.Module):
     left = jnp.minimum(place.astype(int), self.num_pieces - 1)[:, 0]
     share = place - left[:, None]
     weights = (1 - share) * weights[left] + share * weights[left + 1]
-    descending = -jnp.sort(-inputs, axis=1)
-    return jnp.sum(weights[None] * descending, axis=1)
+    # The sum of weighted values needs their ranks only, not their sorted order.
+    weights = jnp.take_along_axis(weights[None], _descending_ranks(inputs), 1)
+    return jnp.sum(weights * inputs, axis=1)
+
+
+def _descending_ranks(inputs):
+  """Ranks each feature of a set [B, N, D], from 0 for the largest value.
+
+  It compares all pairs: on a CPU, XLA's sort takes three times as long for the
+  36 pairs of 6 elements.
+  """
+  inputs = jax.lax.stop_gradient(inputs)
+  places = jnp.arange(inputs.shape[1])
+  is_first = (places[None] < places[:, None])[None, :, :, None]  # Breaks ties.
+  value, other = inputs[:, :, None], inputs[:, None]
+  is_before = (other > value) | ((other == value) & is_first)
+  return is_before.sum(axis=2)
 
 
 class SetEncoder(nn.Module):

@@ -22,7 +22,7 @@ There are three scales:
   paper   5 seeds; the paper's data, models and steps
   small   3 seeds; minutes a run on a CPU: configs/tetrominoes_small.py replaces
           object discovery and configs/clevr_set_prediction_small.py set
-          prediction
+          prediction (configs/clevr4_set_prediction_small.py that on CLEVR6)
   smoke   2 seeds; tiny models and data, to see that everything works; the
           numbers are meaningless
 """

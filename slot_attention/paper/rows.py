@@ -32,6 +32,7 @@ _SMALL = {
   CLEVR6: "tetrominoes_small",
   TETROMINOES: "tetrominoes_small",
   CLEVR10_SETS: "clevr_set_prediction_small",
+  CLEVR6_SETS: "clevr4_set_prediction_small",
   MOVING_SPRITES: MOVING_SPRITES,
 }
 
