@@ -186,6 +186,7 @@ def test_weights_are_exported_and_loaded(run, tmp_path, monkeypatch):
     "slot_mlp:tetrominoes_small",
     "slot_mlp:clevr_set_prediction_small",
     "dspn:clevr_set_prediction_small",
+    "nem:multi_dsprites_binarized_small",
   ],
 )
 def test_a_rival_has_its_own_optimizer_on_the_small_sets(name):
