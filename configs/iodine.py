@@ -10,7 +10,7 @@ batches of its comments (eight GPUs). A smaller batch there has a rate that is
 smaller by the root of its share. Adam has b1 = 0.9 here, and 0.95 there.
 
 How IODINE was run on the binarised set is not published: it has the values of
-Multi-dSprites here, with K = 4. The quickstart and tetrominoes_small have
+Multi-dSprites here, with K = 4. The quickstart and the small configs have
 smaller layers and batches, and a wider likelihood.
 
 Paper (Table 1, Section 4.1): foreground ARI 98.8 +- 0.0 % on CLEVR6, 76.7 +-
@@ -103,6 +103,11 @@ _VALUES = {
     _SMALL_TRAINING,
     _SMALL_REFINEMENT,
     {**_SMALL_DECODER, "image_size": (14, 14)},
+  ),
+  "multi_dsprites_binarized_small": (
+    _SMALL_TRAINING,
+    _SMALL_REFINEMENT,
+    {**_SMALL_DECODER, "image_size": (16, 16)},
   ),
   "quickstart": (
     _SMALL_TRAINING,

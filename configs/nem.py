@@ -14,7 +14,7 @@ steps and flips of 0.1 of the code Neural-EM:
   --config.loss.use_all_iterations=False
 
 The code trains for up to 500 epochs of 50,000 videos; 390,000 steps are as many
-batches. The small config has smaller layers, 15 steps, and small batches.
+batches. The small config has smaller layers, 10 steps, and small batches.
 
 Paper (Section 4.1): foreground ARI 68.5 +- 1.7 % of R-NEM on the binarised set,
 quoted from Greff et al. (2019).
@@ -50,7 +50,7 @@ _VALUES = {
     128,
     64,
     32,
-    15,
+    10,
   ),
 }
 

@@ -218,7 +218,7 @@ EXPERIMENTS = {
         f"nem:{BINARIZED}",
         {
           "model.cell.use_relations": False,
-          "model.cell.num_iterations": 15,
+          "model.cell.num_iterations": lambda value: value // 2,
           "model.input_network.flip_probability": 0.1,
           "loss.use_all_iterations": False,
         },
