@@ -21,11 +21,10 @@ _HIDDEN_SIZES = {
 _SLOT_MLP_SIZES = {"set_prediction": (), "object_discovery": (64, 64)}
 
 # The small sets have Muon, whose updates of the Slot MLP's large matrices would
-# take most of a step. The rate of tetrominoes_small is the best of three; see
-# results/TODO.md.
+# take most of a step. Each rate is the best of three; see results/TODO.md.
 _SMALL_TRAINING = {
   "tetrominoes_small": {"optimizer": "adam", "learning_rate": 3e-4},
-  "clevr_set_prediction_small": {"optimizer": "adam"},
+  "clevr_set_prediction_small": {"optimizer": "adam", "learning_rate": 1e-3},
 }
 
 

@@ -358,9 +358,9 @@ def test_kept_runs_are_used_on_another_machine(
 
 
 def test_an_experiment_that_does_not_exist_at_a_scale_is_refused(tmp_path):
-  with pytest.raises(ValueError, match="nothing of binarized exists"):
+  with pytest.raises(ValueError, match="nothing of greyscale exists"):
     reproduce.reproduce(
-      "binarized",
+      "greyscale",
       scale="small",
       seeds=[0],
       runs=tmp_path,
