@@ -103,7 +103,7 @@ def _norm(x, name):
 
 
 class FSPool(nn.Module):
-  """Featurewise sort pooling: sorts every feature and takes a weighted sum.
+  """Featurewise sort pooling: a sum of every feature, weighted by its ranks.
 
   The weights of a feature are a piecewise linear function of the rank, from 0
   for the largest value to 1 for the smallest, with learned values at its ends.
@@ -133,15 +133,20 @@ class FSPool(nn.Module):
 def _descending_ranks(inputs):
   """Ranks each feature of a set [B, N, D], from 0 for the largest value.
 
-  It compares all pairs: on a CPU, XLA's sort takes three times as long for the
-  36 pairs of 6 elements.
+  A rank is the number of elements before, which one pass over the elements
+  counts. On a CPU, XLA's sort takes about ten times as long.
   """
   inputs = jax.lax.stop_gradient(inputs)
-  places = jnp.arange(inputs.shape[1])
-  is_first = (places[None] < places[:, None])[None, :, :, None]  # Breaks ties.
-  value, other = inputs[:, :, None], inputs[:, None]
-  is_before = (other > value) | ((other == value) & is_first)
-  return is_before.sum(axis=2)
+  size = inputs.shape[1]
+  places = jnp.arange(size)[None, :, None]
+
+  def count(place, ranks):
+    other = jax.lax.dynamic_slice_in_dim(inputs, place, 1, axis=1)
+    # Of equal values, the first one has the smaller rank.
+    return ranks + jnp.where(place < places, other >= inputs, other > inputs)
+
+  zeros = jnp.zeros(inputs.shape, int)
+  return jax.lax.fori_loop(0, size, count, zeros, unroll=5)
 
 
 class SetEncoder(nn.Module):

@@ -195,6 +195,15 @@ def test_codes_depend_neither_on_order_nor_on_the_rest_of_the_batch():
   assert encoder.apply(variables, sets[:, :1]).shape == (B, D)
 
 
+def test_the_pool_weighs_values_in_descending_order_with_ties():
+  inputs = np.random.default_rng(0).integers(0, 4, (3, 9, 5)).astype(np.float32)
+  pool = dspn.FSPool(num_pieces=8)  # As many pieces as there are ranks.
+  params = pool.init(jax.random.key(0), inputs)
+  weights = np.asarray(params["params"]["weights"])
+  expected = np.sum(weights * -np.sort(-inputs, axis=1), axis=1)
+  np.testing.assert_allclose(pool.apply(params, inputs), expected, rtol=1e-5)
+
+
 def test_real_objects_make_the_round_trip_and_padding_stays_zero():
   coords = np.array([[[-3.0, 0.0, 1.5], [1.0, 2.0, 3.0]]])
   classes = {name: np.array([[1, 0]]) for name in clevr.PROPERTIES}
