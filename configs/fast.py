@@ -6,7 +6,8 @@ Muon updates kernels, batches are small, gradients are clipped, and the learning
 rate falls to zero along a cosine. `training/optimizers.py` says where Muon is
 from.
 
-Measured here: the first 16,710 steps, see docs/results.md.
+Measured here, seed 0: a foreground ARI of 98.3 % on 10,000 examples, and of
+98.6 % on 320. The schedule changed on the way, see docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -17,8 +18,8 @@ import configs
 _RECIPES = {
   "tetrominoes_object_discovery": {
     "batch_size": 16,
-    "num_steps": 60_000,
-    "decay_steps": 60_000,
+    "num_steps": 40_000,
+    "decay_steps": 40_000,
     "learning_rate": 1e-3,
     "eval_every": 1_000,
     "checkpoint_every": 1_000,
