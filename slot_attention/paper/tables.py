@@ -308,12 +308,18 @@ def _difference(line):
 
 
 def here(line, suffix=""):
-  """Formats mean and standard deviation of a line of the table."""
+  """Formats mean and standard deviation of a line of the table.
+
+  One or two seeds are named, since their deviation says little.
+  """
   if not line["metric"]:
     return ""
   digits = 1 if line["metric"].startswith(SHARES) else 4
   mean, std = line[f"mean{suffix}"], line[f"std{suffix}"]
-  return f"{mean:.{digits}f} ± {std:.{digits}f}"
+  if line["num_seeds"] == 1:
+    return f"{mean:.{digits}f} (1 seed)"
+  few = " (2 seeds)" if line["num_seeds"] == 2 else ""
+  return f"{mean:.{digits}f} ± {std:.{digits}f}{few}"
 
 
 def without_stripes(line):

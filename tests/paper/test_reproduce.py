@@ -162,10 +162,10 @@ def test_means_and_deviations_are_written_with_the_papers_numbers(
   }
   assert "--scale=small --seeds=0,1" in written["command"]
   text = (folder / "updates_small.md").read_text()
+  assert "| fg_ari | 91.0 ± 1.0 (2 seeds) | 98.8 ± 0.3 |" in text
   assert (
-    "| default | tetrominoes_small | fg_ari | 91.0 ± 1.0 | 98.8 ± 0.3 |" in text
+    "| no GRU | tetrominoes_small | fg_ari | 51.0 ± 1.0 (2 seeds) |" in text
   )
-  assert "| no GRU | tetrominoes_small | fg_ari | 51.0 ± 1.0 |" in text
   assert "| IODINE |  | fg_ari |  | 98.8 ± 0.0 |" in text
   assert "numbers cannot be compared with the paper's" in text
   assert (
@@ -227,7 +227,8 @@ def test_a_run_that_diverged_is_counted_and_named(
   assert result["rows"][1]["seeds"] == {"0": None, "1": None, "2": None}
   text = (tmp_path / "results" / "updates_small.md").read_text()
   assert (
-    "| default | tetrominoes_small | fg_ari | 92.0 ± 2.0 | seed 1 |" in text
+    "| default | tetrominoes_small | fg_ari | 92.0 ± 2.0 (2 seeds) | seed 1 |"
+    in text
   )
   assert "| no GRU | tetrominoes_small |  |  | seeds 0 1 2 |  |" in text
   assert (
@@ -272,10 +273,12 @@ def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
   folder = tmp_path / "results"
   text = (folder / "updates_small.md").read_text()
   assert (
-    "| default | tetrominoes_small | 2 | 4 | 0 | fg_ari | 20.5 ± 0.5 |" in text
+    "| default | tetrominoes_small | 2 | 4 | 0 | fg_ari |"
+    " 20.5 ± 0.5 (2 seeds) |" in text
   )
   assert (
-    "| more | tetrominoes_small | 2 | 9 | 0 | fg_ari | 20.5 ± 0.5 |" in text
+    "| more | tetrominoes_small | 2 | 9 | 0 | fg_ari | 20.5 ± 0.5 (2 seeds) |"
+    in text
   )
   assert len(trained) == 2
   assert (folder / "updates_small.png").exists()
