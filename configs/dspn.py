@@ -16,8 +16,8 @@ of three; see results/TODO.md.
 Paper (Table 3): average precision 81.1 / 47.4 / 10.8 / 0.6 % at distances 1 /
 0.5 / 0.25 / 0.125 with 30 steps; 72.8 +- 2.3 / 39.0 +- 4.4 / 12.4 +- 2.5 / 1.3
 +- 0.4 % at inf / 0.5 / 0.25 / 0.125 with 10.
-Measured here: only on small CLEVR, with --config.seed=0 and 1, 10 steps: 34.5 /
-25.3 / 10.3 % at inf / 1 / 0.5, see results/table3_small.md.
+Measured here: only on small CLEVR, with --config.seed=0 to 2, 10 steps: 34.3 /
+25.5 / 10.6 % at inf / 1 / 0.5, see results/table3_small.md.
 """
 
 from ml_collections import ConfigDict
