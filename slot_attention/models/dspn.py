@@ -133,8 +133,8 @@ class FSPool(nn.Module):
 def _descending_ranks(inputs):
   """Ranks each feature of a set [B, N, D], from 0 for the largest value.
 
-  A rank is the number of elements before, which one pass over the elements
-  counts. On a CPU, XLA's sort takes about ten times as long.
+  A rank is the number of elements that come before, which one pass over the
+  elements counts. On a CPU, XLA's sort takes longer.
   """
   inputs = jax.lax.stop_gradient(inputs)
   size = inputs.shape[1]

@@ -218,6 +218,7 @@ EXPERIMENTS = {
         f"nem:{BINARIZED}",
         {
           "model.cell.use_relations": False,
+          # 15 instead of R-NEM's 30.
           "model.cell.num_iterations": lambda value: value // 2,
           "model.input_network.flip_probability": 0.1,
           "loss.use_all_iterations": False,

@@ -368,7 +368,7 @@ def test_an_experiment_that_does_not_exist_at_a_scale_is_refused(tmp_path):
       seeds=[0],
       runs=tmp_path,
       results=tmp_path,
-      data_dir="",
+      data_dir=str(tmp_path),
     )
 
 
@@ -450,6 +450,8 @@ def test_with_another_loss_the_squared_error_tells_of_stripes():
   (mse,) = [line for line in result["table"] if line["metric"] == "mse"]
   assert mse["mean"] == pytest.approx(0.02)
   assert tables.here(mse) == "0.0200 ± 0.0141"
+  assert tables.here({**mse, "num_seeds": 2}) == "0.0200 ± 0.0141 (2 seeds)"
+  assert tables.here({**mse, "num_seeds": 1}) == "0.0200 (1 seed)"
 
 
 def test_losses_of_good_seeds_are_far_from_the_limit_of_stripes():
