@@ -14,7 +14,8 @@ steps and flips of 0.1 of the code Neural-EM:
   --config.loss.use_all_iterations=False
 
 The code trains for up to 500 epochs of 50,000 videos; 390,000 steps are as many
-batches. The small config has smaller layers, 10 steps, and small batches.
+batches. The small config has smaller layers, 10 steps, small batches, and the
+best of three rates (results/TODO.md).
 
 Paper (Section 4.1): foreground ARI 68.5 +- 1.7 % of R-NEM on the binarised set,
 quoted from Greff et al. (2019).
@@ -32,7 +33,7 @@ _TRAINING = {
   "warmup_steps": 0,
   "decay_rate": 1.0,
 }
-_SMALL_TRAINING = {"optimizer": "adam", "learning_rate": 1e-3}
+_SMALL_TRAINING = {"optimizer": "adam", "learning_rate": 3e-4}
 # Of each config: changes of training, features of the convolutions, size of the
 # dense layers, of slots and of the attention between them, number of steps.
 _VALUES = {
