@@ -44,7 +44,8 @@ class DataSet:
       are the options in config.data.procedural. None if the data set exists
       only as an original.
     chunk_size: the number of examples that `generate` draws.
-    check_options: raises a ValueError for options that `generate` cannot use.
+    check_options: raises a ValueError for arguments, other than seed and chunk,
+      that `generate` cannot use.
     fixed: arguments of `generate` that a config does not choose.
     generator_version: the version of what `generate` draws. Raise it whenever
       the same arguments draw something else, so that data which was prepared
@@ -233,7 +234,7 @@ def _check_procedural(data_set, preprocessing, procedural):
   options = {**preprocessing, **procedural}
   del options["seed"]
   try:
-    data_set.check_options(**options)
+    data_set.check_options(**data_set.fixed, **options)
   except ValueError as error:
     raise ValueError(f"data.procedural: {error}") from error
 

@@ -109,5 +109,5 @@ def check_options(
   num_frames: int = NUM_FRAMES,
 ) -> None:
   """Raises a ValueError for options that `generate` cannot use."""
-  multi_dsprites.check_options(image_size=image_size)
+  multi_dsprites.check_options(variant="binarized", image_size=image_size)
   check_at_least("num_frames", num_frames, 1)

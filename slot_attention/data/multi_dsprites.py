@@ -27,6 +27,8 @@ it is as follows:
     colored_on_colored, sprites and background are uniform in RGB. Two colours
     can be similar.
 
+Options make easier scenes: sprites that do not overlap, and distinct hues.
+
 Letters in shapes: N scenes, P rows for sprites (the variant's largest number),
 C channels.
 """
@@ -45,6 +47,8 @@ NUM_SPRITES = {
   "colored_on_grayscale": (2, 5),
   "colored_on_colored": (1, 4),
 }
+# The largest number of sprites that are often enough apart by chance.
+MOST_APART = 3
 CHUNK_SIZE = 1_000
 
 IMAGE_SIZE = 64
@@ -81,8 +85,9 @@ HEART_RADII = np.array([
   628, 660, 660, 682, 682, 704, 724, 724, 752, 771, 791, 809,
 ]) / 100  # fmt: skip
 
-# A corner of the square, 13.6 pixels from the centre, is the farthest point of
-# all outlines. A sprite is therefore within REACH pixels of its central pixel.
+# A corner of the square is the farthest point of all outlines.
+RADIUS = math.sqrt(2) * SQUARE_HALF_SIDE  # 13.6 pixels.
+# A sprite is within REACH pixels of its central pixel.
 REACH = 14
 
 
@@ -114,7 +119,9 @@ def sample(
   *,
   variant: str,
   image_size: int = IMAGE_SIZE,
-  num_sprites: int | None = None,
+  num_sprites: int = 0,
+  may_overlap: bool = True,
+  distinct_colors: bool = False,
 ) -> Scenes:
   """Samples scenes in which every sprite is visible.
 
@@ -124,29 +131,43 @@ def sample(
     variant: one of `VARIANTS`.
     image_size: side S of the images in which the sprites are visible, in
       pixels.
-    num_sprites: number of sprites in every scene; None draws it from
+    num_sprites: number of sprites in every scene; 0 draws it from
       `NUM_SPRITES`.
+    may_overlap: whether sprites may overlap. If not, the circles that contain
+      them at all orientations do not.
+    distinct_colors: whether the hues of a scene are evenly spaced, from a
+      uniform offset. Only colored_on_grayscale has hues.
 
   Raises:
-    ValueError: if the variant does not exist, or has not as many sprites.
+    ValueError: if `check_options` refuses the options.
   """
-  check_choice("variant", variant, VARIANTS)
-  fewest, most = NUM_SPRITES[variant]
-  if num_sprites is None:
-    counts = rng.integers(fewest, most, num_scenes, endpoint=True)
-  elif fewest <= num_sprites <= most:
+  check_options(
+    variant=variant,
+    image_size=image_size,
+    num_sprites=num_sprites,
+    may_overlap=may_overlap,
+    distinct_colors=distinct_colors,
+  )
+  if num_sprites:
     counts = np.full(num_scenes, num_sprites)
   else:
-    raise ValueError(
-      f"num_sprites={num_sprites} must be from {fewest} to {most} for {variant}"
-    )
-  scenes = _sample_any(rng, counts, variant)
-  hidden = _has_hidden_sprite(scenes, image_size)
-  while hidden.any():
-    again = _sample_any(rng, counts[hidden], variant)
+    counts = rng.integers(*NUM_SPRITES[variant], num_scenes, endpoint=True)
+
+  def sample_any(counts):
+    scenes = _sample_any(rng, counts, variant, distinct_colors)
+    rejected = np.zeros(len(counts), bool)
+    if not may_overlap:
+      rejected = _have_close_sprites(scenes)
+    kept = Scenes(*(part[~rejected] for part in scenes))
+    rejected[~rejected] = _has_hidden_sprite(kept, image_size)
+    return scenes, rejected
+
+  scenes, rejected = sample_any(counts)
+  while rejected.any():
+    again, rejected_again = sample_any(counts[rejected])
     for part, part_again in zip(scenes, again):
-      part[hidden] = part_again
-    hidden[hidden] = _has_hidden_sprite(again, image_size)
+      part[rejected] = part_again
+    rejected[rejected] = rejected_again
   return scenes
 
 
@@ -178,14 +199,28 @@ def render(
 
 
 def generate(
-  chunk: int, *, seed: int, variant: str, image_size: int = IMAGE_SIZE
+  chunk: int,
+  *,
+  seed: int,
+  variant: str,
+  image_size: int = IMAGE_SIZE,
+  num_sprites: int = 0,
+  may_overlap: bool = True,
+  distinct_colors: bool = False,
 ) -> dict[str, np.ndarray]:
   """Makes the `CHUNK_SIZE` examples of one chunk, as returned by `render`.
 
-  They depend only on the arguments.
+  They depend only on the arguments. `sample` explains the options.
   """
-  rng = np.random.default_rng([seed, chunk])
-  scenes = sample(rng, CHUNK_SIZE, variant=variant, image_size=image_size)
+  scenes = sample(
+    np.random.default_rng([seed, chunk]),
+    CHUNK_SIZE,
+    variant=variant,
+    image_size=image_size,
+    num_sprites=num_sprites,
+    may_overlap=may_overlap,
+    distinct_colors=distinct_colors,
+  )
   return render(scenes, image_size=image_size)
 
 
@@ -194,19 +229,44 @@ def centers_of(scenes: Scenes) -> np.ndarray:
   return np.stack([POSITIONS[scenes.columns], POSITIONS[scenes.rows]], axis=-1)
 
 
-def check_options(*, image_size: int = IMAGE_SIZE) -> None:
+def check_options(
+  *,
+  variant: str,
+  image_size: int = IMAGE_SIZE,
+  num_sprites: int = 0,
+  may_overlap: bool = True,
+  distinct_colors: bool = False,
+) -> None:
   """Raises a ValueError for options that `generate` cannot use."""
+  check_choice("variant", variant, VARIANTS)
   if not 16 <= image_size <= 256:
     raise ValueError(f"image_size={image_size} must be from 16 to 256 pixels")
+  fewest, most = NUM_SPRITES[variant]
+  if num_sprites and not fewest <= num_sprites <= most:
+    raise ValueError(
+      f"num_sprites={num_sprites} must be from {fewest} to {most} for {variant}"
+    )
+  if not may_overlap and (num_sprites or most) > MOST_APART:
+    raise ValueError(
+      f"num_sprites={num_sprites} must be from {fewest} to {MOST_APART} with"
+      " may_overlap=False"
+    )
+  if distinct_colors and variant != "colored_on_grayscale":
+    raise ValueError(f"distinct_colors=True does not exist for {variant}")
 
 
-def _sample_any(rng, num_sprites, variant):
+def _sample_any(rng, num_sprites, variant, distinct_colors):
   """Samples scenes with [N] sprites, some of which may be hidden."""
   _, most = NUM_SPRITES[variant]
   shape = (len(num_sprites), most)
   shapes = rng.choice(SHAPES, shape)
   shapes[np.arange(most) >= num_sprites[:, None]] = 0
-  colors, backgrounds = _sample_colors(rng, shape, variant)
+  if distinct_colors:
+    hues = rng.random((len(num_sprites), 1))
+    hues = hues + np.arange(most) / num_sprites[:, None]
+  else:
+    hues = None
+  colors, backgrounds = _sample_colors(rng, shape, variant, hues)
   return Scenes(
     shapes=shapes,
     columns=rng.integers(0, len(POSITIONS), shape),
@@ -218,15 +278,19 @@ def _sample_any(rng, num_sprites, variant):
   )
 
 
-def _sample_colors(rng, shape, variant):
-  """Samples colours [N, P, C] and backgrounds [N, C]."""
+def _sample_colors(rng, shape, variant, hues):
+  """Samples colours [N, P, C] and backgrounds [N, C].
+
+  It also samples hues [N, P], unless they are given.
+  """
   if variant == "binarized":
     colors = np.full((*shape, 1), 255, np.uint8)
     backgrounds = np.zeros((shape[0], 1), np.uint8)
   elif variant == "colored_on_grayscale":
-    hue = rng.random(shape)
+    if hues is None:
+      hues = rng.random(shape)
     saturation, value = rng.uniform(0.5, 1, (2, *shape))
-    colors = to_rgb(hue, saturation, value)
+    colors = to_rgb(hues, saturation, value)
     greys = rng.integers(0, 256, (shape[0], 1), np.uint8)
     backgrounds = greys.repeat(3, axis=1)
   else:
@@ -274,6 +338,16 @@ def _segments(scenes, image_size, centers=None):
       row, column = rows[scene, row], columns[scene, column]
       segments[drawn[scene], row, column] = p + 1
   return segments
+
+
+def _have_close_sprites(scenes):
+  """Returns whether the circles of two sprites of a scene overlap, bool [N]."""
+  centers, is_there = centers_of(scenes), scenes.shapes > 0
+  radii = RADIUS * SCALES[scenes.scales]
+  first, second = np.triu_indices(is_there.shape[1], 1)
+  distances = np.linalg.norm(centers[:, first] - centers[:, second], axis=-1)
+  are_close = distances < radii[:, first] + radii[:, second]
+  return (is_there[:, first] & is_there[:, second] & are_close).any(axis=1)
 
 
 def _has_hidden_sprite(scenes, image_size):

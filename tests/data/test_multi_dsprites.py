@@ -120,10 +120,56 @@ def test_the_number_of_sprites_can_be_chosen():
       num_sprites=count,
     )
     np.testing.assert_array_equal((scenes.shapes > 0).sum(axis=1), count)
-  with pytest.raises(ValueError, match="num_sprites=4 must be from 2 to 3"):
-    multi_dsprites.sample(
-      np.random.default_rng(0), 1, variant="binarized", num_sprites=4
+
+
+def test_sprites_that_may_not_overlap_are_entirely_visible():
+  options = {"variant": "colored_on_grayscale", "num_sprites": 3}
+  for may_overlap in (False, True):
+    scenes = multi_dsprites.sample(
+      np.random.default_rng(0), 300, may_overlap=may_overlap, **options
     )
+    # The order of painting changes nothing if no sprite hides another.
+    backwards = scenes._replace(
+      **{
+        name: getattr(scenes, name)[:, 2::-1]
+        for name in ("shapes", "columns", "rows", "orientations", "scales")
+      }
+    )
+    segments = multi_dsprites.render(scenes)["segments"]
+    others = multi_dsprites.render(backwards)["segments"]
+    hides = ((segments > 0) & (segments + others != 4)).any(axis=(1, 2))
+    assert hides.mean() > 0.5 if may_overlap else not hides.any()
+
+
+def test_distinct_colors_are_evenly_spaced_hues():
+  for count in (2, 3, 5):
+    scenes = multi_dsprites.sample(
+      np.random.default_rng(0),
+      50,
+      variant="colored_on_grayscale",
+      num_sprites=count,
+      distinct_colors=True,
+    )
+    hues = np.array([
+      [colorsys.rgb_to_hsv(*color)[0] for color in colors]
+      for colors in scenes.colors[:, :count] / 255
+    ])  # fmt: skip
+    apart = (hues - hues[:, :1] - np.arange(count) / count + 0.5) % 1 - 0.5
+    np.testing.assert_allclose(apart, 0, atol=0.01)
+    assert len(np.unique(hues[:, 0])) > 40
+
+
+def test_options_that_do_not_exist_are_refused():
+  for options, message in (
+    ({"num_sprites": 4}, "num_sprites=4 must be from 2 to 3 for binarized"),
+    ({"distinct_colors": True}, "distinct_colors=True does not exist for bin"),
+    (
+      {"variant": "colored_on_grayscale", "may_overlap": False},
+      "num_sprites=0 must be from 2 to 3 with may_overlap=False",
+    ),
+  ):
+    with pytest.raises(ValueError, match=message):
+      multi_dsprites.check_options(**{"variant": "binarized", **options})
 
 
 def test_the_factors_are_uniform_over_the_grid_of_dsprites():
@@ -324,4 +370,4 @@ def test_every_sprite_is_visible_in_small_images():
 def test_image_sizes_out_of_range_are_refused():
   for size in (15, 257):
     with pytest.raises(ValueError, match=f"image_size={size} must be from 16"):
-      multi_dsprites.check_options(image_size=size)
+      multi_dsprites.check_options(variant="binarized", image_size=size)
