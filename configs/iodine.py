@@ -16,8 +16,9 @@ smaller layers and batches, and a wider likelihood.
 Paper (Table 1, Section 4.1): foreground ARI 98.8 +- 0.0 % on CLEVR6, 76.7 +-
 5.6 % on Multi-dSprites, 99.2 +- 0.4 % on Tetrominoes, 64.8 +- 17.2 % on the
 binarised set.
-Measured here: only on small Tetrominoes, with --config.seed=0 to 2: 24.5, 37.1
-and 39.6 %, see results/table1_small.md.
+Measured here: on small Tetrominoes, with --config.seed=0 to 2: 24.5, 37.1 and
+39.6 %, see results/table1_small.md; 61.5 % with seed 0 and four times as many
+steps, see docs/results.md.
 """
 
 from ml_collections import ConfigDict

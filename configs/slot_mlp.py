@@ -8,8 +8,8 @@ Paper: average precision 19.8 / 0.3 / 0.0 % on CLEVR10 at distances inf / 0.5 /
 25.1 +- 34.3 % on Tetrominoes.
 Measured here: on the three squares of the quickstart, see README.md; on small
 Tetrominoes, with --config.seed=0 to 2: 27.5, 8.1 and 23.1 %; on small CLEVR,
-seed 0: AP 1.6 % at distance inf. See table1_small.md and table3_small.md in
-results/.
+with the same seeds: AP 1.6, 1.7 and 3.8 % at distance inf. See table1_small.md
+and table3_small.md in results/.
 """
 
 from ml_collections import ConfigDict

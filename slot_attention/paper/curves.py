@@ -40,16 +40,15 @@ def first_step(
 
 
 def compare(result: Mapping[str, Any], metric: str) -> list[list[str]]:
-  """Compares rows by how soon they reach what the default ends with.
+  """Compares rows by how soon they reach what the first row ends with.
 
   Args:
-    result: a result of `reproduce.reproduce` whose sweep is `STEPS`. The row
-      "default" comes before the rows that it is compared with.
+    result: a result of `reproduce.reproduce` whose sweep is `STEPS`.
     metric: the metric. Rows without it are left out.
 
   Returns:
     For each row its label, the mean of the metric at each evaluation in
-    percent, and the step at which it reaches the mean of the default's last
+    percent, and the step at which it reaches the mean of the first row's last
     evaluation: the mean over the seeds, or how many seeds reach it. The first
     line has the titles.
   """
@@ -59,16 +58,16 @@ def compare(result: Mapping[str, Any], metric: str) -> list[list[str]]:
     if not seeds:
       continue
     means = [np.mean([x[metric] for x in points]) for points in zip(*seeds)]
-    if row["label"] == "default":
+    if goal is None:
       goal = means[-1]
       titles = [f"{point['step']:,}" for point in seeds[0]]
+      titles.append(f"reaches the end of {row['label']}")
+    reached = [first_step(points, metric, goal) for points in seeds]
+    done = [step for step in reached if step is not None]
     lines.append([row["label"], *(f"{100 * mean:.1f}" for mean in means)])
-    if goal is not None:
-      reached = [first_step(points, metric, goal) for points in seeds]
-      done = [step for step in reached if step is not None]
-      lines[-1].append(
-        f"{np.mean(done):,.0f}"
-        if len(done) == len(seeds)
-        else f"{len(done)} of {len(seeds)} seeds"
-      )
-  return [["row", *titles, "reaches the default's end"], *lines]
+    lines[-1].append(
+      f"{np.mean(done):,.0f}"
+      if len(done) == len(seeds)
+      else f"{len(done)} of {len(seeds)} seeds"
+    )
+  return [["row", *titles], *lines]

@@ -254,6 +254,17 @@ EXPERIMENTS = {
     ),
     place="Section 4.2",
   ),
+  # The paper's configs have Adam, and the small ones have Muon.
+  "optimizers": Experiment(
+    "Adam and Muon: evaluation during training",
+    tuple(
+      Row(label, config, {"optimizer": optimizer})
+      for config in (TETROMINOES, CLEVR10_SETS)
+      for label, optimizer in (("Adam", "adam"), ("Muon", "muon"))
+    ),
+    sweep=STEPS,
+    place="[Optimisers](../docs/results.md)",
+  ),
   "successors": Experiment(
     "Successors of Slot Attention: evaluation during training",
     (

@@ -286,7 +286,7 @@ def _steps(result):
 
 _STEPS = (
   "The mean over the seeds at each step. The last column is the first step at"
-  " which a seed is at least as good as the mean of the default's last"
+  " which a seed is at least as good as the mean of the first row's last"
   " evaluation: the mean over the seeds, or how many seeds get there."
 )
 
