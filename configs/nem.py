@@ -19,7 +19,8 @@ best of three rates (results/TODO.md).
 
 Paper (Section 4.1): foreground ARI 68.5 +- 1.7 % of R-NEM on the binarised set,
 quoted from Greff et al. (2019).
-Measured here: not yet.
+Measured here: on the small set, with --config.seed=0 to 2, 34.7, 33.5 and 32.5
+% of R-NEM, and 48.6, 48.2 and 35.9 % of N-EM, see results/binarized_small.md.
 """
 
 from ml_collections import ConfigDict
