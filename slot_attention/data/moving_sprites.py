@@ -86,8 +86,8 @@ def generate(
   velocities = speed[..., None] * np.stack(
     [np.cos(direction), np.sin(direction)], axis=-1
   )
-  num_sprites = (scenes.shapes > 0).sum(axis=1, keepdims=True)
-  hues = rng.random((CHUNK_SIZE, 1)) + np.arange(shape[1]) / num_sprites
+  num_sprites = (scenes.shapes > 0).sum(axis=1)
+  hues = multi_dsprites.evenly_spaced_hues(rng, num_sprites, shape[1])
   scenes = scenes._replace(
     colors=multi_dsprites.to_rgb(hues, np.ones(shape), np.ones(shape)),
     backgrounds=np.zeros((CHUNK_SIZE, 3), np.uint8),

@@ -261,12 +261,9 @@ def _sample_any(rng, num_sprites, variant, distinct_colors):
   shape = (len(num_sprites), most)
   shapes = rng.choice(SHAPES, shape)
   shapes[np.arange(most) >= num_sprites[:, None]] = 0
-  if distinct_colors:
-    hues = rng.random((len(num_sprites), 1))
-    hues = hues + np.arange(most) / num_sprites[:, None]
-  else:
-    hues = None
-  colors, backgrounds = _sample_colors(rng, shape, variant, hues)
+  colors, backgrounds = _sample_colors(
+    rng, shape, variant, num_sprites if distinct_colors else None
+  )
   return Scenes(
     shapes=shapes,
     columns=rng.integers(0, len(POSITIONS), shape),
@@ -278,17 +275,19 @@ def _sample_any(rng, num_sprites, variant, distinct_colors):
   )
 
 
-def _sample_colors(rng, shape, variant, hues):
+def _sample_colors(rng, shape, variant, num_sprites):
   """Samples colours [N, P, C] and backgrounds [N, C].
 
-  It also samples hues [N, P], unless they are given.
+  The hues are evenly spaced if the numbers of sprites [N] are given.
   """
   if variant == "binarized":
     colors = np.full((*shape, 1), 255, np.uint8)
     backgrounds = np.zeros((shape[0], 1), np.uint8)
   elif variant == "colored_on_grayscale":
-    if hues is None:
+    if num_sprites is None:
       hues = rng.random(shape)
+    else:
+      hues = evenly_spaced_hues(rng, num_sprites, shape[1])
     saturation, value = rng.uniform(0.5, 1, (2, *shape))
     colors = to_rgb(hues, saturation, value)
     greys = rng.integers(0, 256, (shape[0], 1), np.uint8)
@@ -297,6 +296,23 @@ def _sample_colors(rng, shape, variant, hues):
     colors = rng.integers(0, 256, (*shape, 3), np.uint8)
     backgrounds = rng.integers(0, 256, (shape[0], 3), np.uint8)
   return colors, backgrounds
+
+
+def evenly_spaced_hues(
+  rng: np.random.Generator, num_sprites: np.ndarray, num_rows: int
+) -> np.ndarray:
+  """Samples hues that divide the circle of colours evenly, from any offset.
+
+  Args:
+    rng: the only source of randomness.
+    num_sprites: int [N], the number of sprites in each scene.
+    num_rows: number P of rows for sprites.
+
+  Returns:
+    Hues for `to_rgb`, float [N, P]. A hue above 1 is that of its fraction.
+  """
+  offsets = rng.random((len(num_sprites), 1))
+  return offsets + np.arange(num_rows) / num_sprites[:, None]
 
 
 def to_rgb(
