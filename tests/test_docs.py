@@ -63,6 +63,11 @@ def test_every_local_link_and_picture_is_there():
     assert (ROOT / page).parent.joinpath(link).exists(), (page, link)
 
 
+def test_an_empty_line_ends_every_table():
+  # Without it, the next line becomes a row of the table.
+  assert not in_pages(r"(?m)^\|.*\|\n(?![|\n]).+")
+
+
 def test_every_page_is_in_the_index():
   index = PAGES["docs/index.md"]
   toctree = re.search(r"```{toctree}\n:hidden:\n\n(.*?)```", index, re.DOTALL)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import configs
-from configs import adaslot, dspn, invariant, iodine, monet, nem, smoke
+from configs import adaslot, dspn, fast, invariant, iodine, monet, nem, smoke
 from slot_attention import tasks, validation
 from slot_attention.data import datasets
 from slot_attention.training import (
@@ -48,6 +48,7 @@ RIVALS = [
   for rival in (dspn, iodine, monet, nem)
   for name in getattr(rival, "_VALUES", None) or rival.NAMES
 ]
+FAST = [f"fast:{name}" for name in fast._RECIPES]
 SUCCESSORS = [
   *(f"invariant:{name}" for name in invariant._VALUES),
   *(f"adaslot:{name}" for name in adaslot._VALUES),
@@ -451,7 +452,9 @@ def test_too_few_and_too_many_slots_are_warned_of(
   assert (words or "") in caplog.text and bool(words) == bool(caplog.text)
 
 
-@pytest.mark.parametrize("name", [*configs.names(), *RIVALS, *SUCCESSORS])
+@pytest.mark.parametrize(
+  "name", [*configs.names(), *FAST, *RIVALS, *SUCCESSORS]
+)
 def test_every_config_passes_the_door_as_it_stands(name):
   config = configs.load(name)
   assert validation.checked(config) == config  # Every field is listed.
