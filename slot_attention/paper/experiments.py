@@ -263,7 +263,7 @@ EXPERIMENTS = {
       for label, optimizer in (("Adam", "adam"), ("Muon", "muon"))
     ),
     sweep=STEPS,
-    place="[Optimisers](../docs/results.md)",
+    place="[Optimisers](../docs/optimizers.md)",
   ),
   "successors": Experiment(
     "Successors of Slot Attention: evaluation during training",

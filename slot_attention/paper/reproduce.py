@@ -10,10 +10,10 @@ deviation over the seeds and the paper's numbers. RESULTS/runs keeps what each
 run gave, with its curve. Finished runs are not repeated, and interrupted runs
 continue. With --kept, runs of which RESULTS/runs keeps what they gave are
 finished as well, even if another machine trained them. Several processes with
-the same command
-share the runs. With --finished, the command trains nothing and uses the runs
-that are finished. At the paper's scale, it first measures how long the training
-takes on this machine, prints that, and only trains with --yes.
+the same command share the runs. With --finished, the command trains nothing and
+uses the runs that are finished. At the paper's scale, it first measures how
+long the training takes on this machine, prints that, and only trains with
+--yes.
 
 At the end it writes RESULTS/README.md, which lists all measurements of the
 paper and all others in RESULTS. With --page, it does only this.

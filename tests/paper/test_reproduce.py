@@ -58,18 +58,27 @@ def test_the_papers_tables_and_figures_are_all_there():
   assert all(experiment.place for experiment in EXPERIMENTS.values())
 
 
-def test_the_ablations_have_the_variants_of_the_figures():
-  variants = EXPERIMENTS["ablations"].rows[1:]
-  figures = [
+@pytest.mark.parametrize("is_discovery", [True, False])
+def test_the_ablations_have_the_variants_of_the_figures(is_discovery):
+  def of_task(rows):
+    return [x for x in rows if (x.config == experiments.CLEVR6) == is_discovery]
+
+  everything = of_task(EXPERIMENTS["ablations"].rows)
+  figures = [EXPERIMENTS[f"figure{i}"] for i in range(7, 20)]
+  variants = [
     row
-    for i in range(7, 20)
-    for row in EXPERIMENTS[f"figure{i}"].rows
-    if row.config == experiments.CLEVR6 and row.label != "default"
+    for figure in figures
+    for row in of_task(figure.rows)
+    if row.label != "default"
   ]
-  assert len(figures) == 17 == len(variants) - 1
-  for row, variant in zip(variants, figures):
+  found = [x for x in everything if x.label not in ("default", "Soft k-means")]
+  assert len(found) == len(variants) == 17
+  for row, variant in zip(found, variants):
+    assert row.config == variant.config
     assert (row.changes, row.direction) == (variant.changes, variant.direction)
     assert row.direction in {*ablations.DIRECTIONS, "not stated"}
+  defaults = [row.config for row in everything if row.label == "default"]
+  assert len(defaults) == len(set(defaults)) == len({x.config for x in found})
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
