@@ -14,8 +14,8 @@ along a cosine. `training/optimizers.py` says where Muon is from.
 
 Measured here, Tetrominoes, seed 0: a foreground ARI of 98.3 % on 10,000
 examples, and of 98.6 % on 320. The schedule changed on the way, see
-docs/results.md. The other recipes are not measured. Their steps are what Muon
-needs of Adam's steps at the small scale, with a margin.
+docs/results.md. The other recipes are not measured: their numbers of steps are
+guesses from the small scale, see docs/optimizers.md.
 """
 
 from ml_collections import ConfigDict
