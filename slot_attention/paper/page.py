@@ -4,7 +4,7 @@ import collections
 import json
 from pathlib import Path
 
-from slot_attention.paper import tables
+from slot_attention.paper import statistics, tables
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.rows import changed_values, config_name, rows_at
 
@@ -60,8 +60,8 @@ def render(results: Path) -> str:
     "",
     "The lists count the variants that compare with the default as the paper"
     " says (yes), that do not (no), that cannot be told from the default (not"
-    f" separable), that equal it within {tables.TIGHT} points, and of which the"
-    " paper says nothing (not stated). 95 % confidence intervals decide.",
+    f" separable), that equal it within {statistics.TIGHT} points, and of which"
+    " the paper says nothing (not stated). 95 % confidence intervals decide.",
     "",
   ]
   for stem, record in records.items():

@@ -45,7 +45,7 @@ import jax
 import numpy as np
 
 from slot_attention import command
-from slot_attention.paper import curves, page, plan, tables
+from slot_attention.paper import curves, page, plan, statistics, tables
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.provenance import provenance
 from slot_attention.paper.rows import (
@@ -151,11 +151,11 @@ def reproduce(
       for row in rows
       if any((row.label, row.config, seed) in measured for seed in seeds)
     ],
-    "stripes_factor": tables.STRIPES_FACTOR,
+    "stripes_factor": statistics.STRIPES_FACTOR,
     "others": {label: dict(x) for label, x in experiment.others.items()},
   }
-  result["table"] = tables.make_table(result)
-  result["differences"] = tables.make_differences(result)
+  result["table"] = statistics.make_table(result)
+  result["differences"] = statistics.make_differences(result)
   tables.write(results, result, experiment.sweep)
   return result
 

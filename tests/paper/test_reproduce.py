@@ -20,6 +20,7 @@ from slot_attention.paper import (
   page,
   reproduce,
   rows,
+  statistics,
   tables,
 )
 from slot_attention.paper.experiments import EXPERIMENTS
@@ -173,11 +174,14 @@ def test_means_and_deviations_are_written_with_the_papers_numbers(
   }
   assert "--scale=small --seeds=0,1" in written["command"]
   text = (folder / "updates_small.md").read_text()
-  assert "| fg_ari | 91.0 ± 1.0 (2 seeds) | 98.8 ± 0.3 |" in text
+  assert "| row | config | loss | fg_ari |\n" in text
+  loss = "0.0100 ± 0.0000 (2 seeds)"
   assert (
-    "| no GRU | tetrominoes_small | fg_ari | 51.0 ± 1.0 (2 seeds) |" in text
-  )
-  assert "| IODINE |  | fg_ari |  | 98.8 ± 0.0 |" in text
+    f"| default | tetrominoes_small | {loss} | 91.0 ± 1.0 (2 seeds) |\n"
+    "| default, in the paper |  |  | 98.8 ± 0.3 |\n"
+    f"| no GRU | tetrominoes_small | {loss} | 51.0 ± 1.0 (2 seeds) |\n"
+    "| IODINE, in the paper |  |  | 98.8 ± 0.0 |\n"
+  ) in text
   assert "numbers cannot be compared with the paper's" in text
   assert (
     "| no GRU | tetrominoes_small | fg_ari | -40.0 (-46.1 to -33.9) | worse"
@@ -238,10 +242,10 @@ def test_a_run_that_diverged_is_counted_and_named(
   assert result["rows"][1]["seeds"] == {"0": None, "1": None, "2": None}
   text = (tmp_path / "results" / "updates_small.md").read_text()
   assert (
-    "| default | tetrominoes_small | fg_ari | 92.0 ± 2.0 (2 seeds) | seed 1 |"
-    in text
+    "| default, seed 1 diverged | tetrominoes_small |"
+    " 0.0100 ± 0.0000 (2 seeds) | 92.0 ± 2.0 (2 seeds) |" in text
   )
-  assert "| no GRU | tetrominoes_small |  |  | seeds 0 1 2 |  |" in text
+  assert "| no GRU, seeds 0 1 2 diverged | tetrominoes_small |  |  |\n" in text
   assert (
     "| no GRU | tetrominoes_small | fg_ari | diverged | worse | yes |" in text
   )
@@ -283,14 +287,12 @@ def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
   run(tmp_path)
   folder = tmp_path / "results"
   text = (folder / "updates_small.md").read_text()
-  assert (
-    "| default | tetrominoes_small | 2 | 4 | 0 | fg_ari |"
-    " 20.5 ± 0.5 (2 seeds) |" in text
-  )
-  assert (
-    "| more | tetrominoes_small | 2 | 9 | 0 | fg_ari | 20.5 ± 0.5 (2 seeds) |"
-    in text
-  )
+  # All points have one number of objects, so it has no column.
+  titles = "| row | config | num_iterations | num_slots | loss | fg_ari |"
+  assert titles in text
+  numbers = "0.1000 ± 0.0000 (2 seeds) | 20.5 ± 0.5 (2 seeds) |"
+  assert f"| default | tetrominoes_small | 2 | 4 | {numbers}" in text
+  assert f"| more | tetrominoes_small | 2 | 9 | {numbers}" in text
   assert len(trained) == 2
   assert (folder / "updates_small.png").exists()
 
@@ -425,7 +427,7 @@ def make_result(*rows):
       for label, direction, seeds in rows
     ]
   }
-  result["table"] = tables.make_table(result)
+  result["table"] = statistics.make_table(result)
   return result
 
 
@@ -444,6 +446,11 @@ def test_stripes_are_named_and_a_second_mean_leaves_them_out():
   assert line["mean"] == pytest.approx(74)
   assert line["mean_without_stripes"] == pytest.approx(90)
   assert tables.without_stripes(line) == "90.0 ± 0.0, without seed 1"
+  rows = tables._measured({**result, "others": {}}, "")
+  assert rows[0].endswith("| loss | fg_ari |")
+  assert rows[2].endswith(" | 74.0 ± 32.0 |")
+  assert rows[3].startswith("| x, without seed 1 |")
+  assert rows[3].endswith(" | 90.0 ± 0.0 |")
   # Two seeds are too few to tell, and set prediction has no stripes.
   for seeds in ([good[0], bad], [{"loss": x, "ap_1": 0.5} for x in (1, 1, 9)]):
     table = make_result(("x", "", seeds))["table"]
@@ -469,7 +476,7 @@ def test_losses_of_good_seeds_are_far_from_the_limit_of_stripes():
   quickstart = json.loads((RESULTS / "quickstart.json").read_text())
   losses = [seed["loss"] for seed in quickstart["seeds"]]
   assert max(losses) < 2 * np.median(losses)
-  assert tables.STRIPES_FACTOR > 2
+  assert statistics.STRIPES_FACTOR > 2
 
 
 def test_a_seed_of_a_sweep_is_stripes_or_diverged_at_all_points():
@@ -516,7 +523,7 @@ def test_differences_are_compared_with_the_papers(
       ("variant", direction, shares),
     )
   ]
-  (line,) = tables.make_differences(make_result(*rows))
+  (line,) = statistics.make_differences(make_result(*rows))
   assert (line["metric"], line["agrees"]) == (metric, agrees)
   # Welch's t interval, written out.
   variances = np.var(shares, ddof=1) / 3, np.var(default, ddof=1) / 3
@@ -527,7 +534,7 @@ def test_differences_are_compared_with_the_papers(
   np.testing.assert_allclose(line["interval"], expected)
   # One seed each says nothing of the scatter.
   single = [(label, x, seeds[:1]) for label, x, seeds in rows]
-  assert tables.make_differences(make_result(*single)) == []
+  assert statistics.make_differences(make_result(*single)) == []
 
 
 def test_values_without_scatter_are_compared_as_they_are():
@@ -536,7 +543,7 @@ def test_values_without_scatter_are_compared_as_they_are():
       (label, direction, [{"loss": 0.1, "ap_1": x}] * 3)
       for label, direction, x in (("default", "", 0.0), ("x", "worse", share))
     )
-    (line,) = tables.make_differences(make_result(*rows))
+    (line,) = statistics.make_differences(make_result(*rows))
     return line["interval"], line["agrees"]
 
   assert compare(0.0) == ([0.0, 0.0], "equal within 2 points")

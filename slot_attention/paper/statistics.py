@@ -1,0 +1,164 @@
+"""Means, deviations and differences over the seeds of an experiment."""
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from slot_attention.metrics import SHARES
+from slot_attention.paper.ablations import DIRECTIONS
+
+# A seed of object discovery counts as one that segments into stripes (Section
+# 4.1) if its squared error, the loss of Slot Attention, is above STRIPES_FACTOR
+# times the median of its row. Seeds that find the objects have less than twice
+# the median, as those in results/quickstart.json.
+STRIPES_FACTOR = 3
+STRIPES_SEEDS = 3  # With fewer seeds, the median says nothing.
+
+# A variant counts as equal to its default if the confidence interval of the
+# difference is within TIGHT points.
+TIGHT = 2
+# The metrics in which variants are compared with their default.
+COMPARED = ("fg_ari", "ap_1")
+
+
+def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Makes one line for each row, point of a sweep, and metric.
+
+  If all seeds of a row diverged, it has one line without a metric.
+  """
+  lines = []
+  for row in result["rows"]:
+    by_seed = {
+      seed: measured if isinstance(measured, list) else [measured]
+      for seed, measured in row["seeds"].items()
+      if measured is not None
+    }
+    stripes = _stripes(by_seed)
+    diverged = [seed for seed in row["seeds"] if seed not in by_seed]
+    about = {"label": row["label"], "config": row["config"]}
+    left_out = {"stripes": " ".join(stripes), "diverged": " ".join(diverged)}
+    if not by_seed:
+      lines.append({**about, "metric": "", "paper": "", **left_out})
+    for points in zip(*by_seed.values()):
+      where = {key: points[0][key] for key in PLACES if key in points[0]}
+      for metric in points[0]:
+        if metric in where or metric in ("sweep", "num_examples"):
+          continue
+        scale = 100 if metric.startswith(SHARES) else 1
+        values = [scale * point[metric] for point in points]
+        kept = [x for seed, x in zip(by_seed, values) if seed not in stripes]
+        lines.append(
+          {
+            **about,
+            **where,
+            "metric": metric,
+            "mean": float(np.mean(values)),
+            "std": float(np.std(values)),
+            "num_seeds": len(values),
+            "mean_without_stripes": float(np.mean(kept)),
+            "std_without_stripes": float(np.std(kept)),
+            "paper": row["paper"].get(metric, ""),
+            **left_out,
+          }
+        )
+  return lines
+
+
+# The fields that distinguish the points of a sweep.
+PLACES = ("step", "num_iterations", "num_slots", "num_objects")
+
+
+def _stripes(by_seed):
+  """Returns the seeds that count as stripes, see `STRIPES_FACTOR`."""
+  losses = {
+    seed: float(
+      np.median([point.get("mse", point["loss"]) for point in points])
+    )
+    for seed, points in by_seed.items()
+    if "fg_ari" in points[0]
+  }
+  if len(losses) < STRIPES_SEEDS:
+    return []
+  limit = STRIPES_FACTOR * np.median(list(losses.values()))
+  return [seed for seed, loss in losses.items() if loss > limit]
+
+
+def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Compares each variant with the default.
+
+  The metric is the foreground ARI of object discovery, and the average
+  precision at distance 1 of set prediction.
+
+  Returns:
+    For each variant of the paper's ablations, a dict with its metric, the
+    difference of the means in points, the 95 % confidence interval of the
+    difference (Welch's t), how the paper compares the variant, and whether this
+    agrees. Difference and interval are None if all seeds of the variant
+    diverged.
+  """
+  measured = {
+    (row["label"], row["config"]): [x for x in row["seeds"].values() if x]
+    for row in result["rows"]
+  }
+  lines = []
+  for row in result["rows"]:
+    defaults = measured.get(("default", row["config"]))
+    if not row["direction"] or not defaults:
+      continue
+    metric = next((x for x in COMPARED if x in defaults[0]), None)
+    if metric is None:  # The data has no masks.
+      continue
+    default, variant = (
+      [100 * x[metric] for x in seeds]
+      for seeds in (defaults, measured[row["label"], row["config"]])
+    )
+    if not variant:
+      difference = interval = None
+    elif min(len(default), len(variant)) < 2:
+      continue  # One seed says nothing of the scatter.
+    else:
+      difference = float(np.mean(variant) - np.mean(default))
+      interval = _confidence_interval(variant, default)
+    lines.append(
+      {
+        "label": row["label"],
+        "config": row["config"],
+        "metric": metric,
+        "difference": difference,
+        "interval": interval,
+        "paper": row["direction"],
+        "agrees": _verdict(interval, DIRECTIONS.get(row["direction"])),
+      }
+    )
+  return lines
+
+
+def _confidence_interval(a, b):
+  """Returns the 95 % confidence interval of mean(a) - mean(b), Welch's t.
+
+  Without any scatter, as of a precision that is always 0, it is one number.
+  """
+  if not np.ptp(a) and not np.ptp(b):
+    return [float(np.mean(a) - np.mean(b))] * 2
+  test = scipy.stats.ttest_ind(a, b, equal_var=False)
+  return [float(x) for x in test.confidence_interval(0.95)]
+
+
+def _verdict(interval, expected):
+  """Says whether a confidence interval agrees with the paper's direction.
+
+  A variant whose seeds all diverged is worse than the default.
+  """
+  if expected is None:
+    return ""
+  low, high = interval or (-math.inf, -math.inf)
+  sign = (low > 0) - (high < 0)
+  is_tight = -TIGHT <= low and high <= TIGHT
+  if sign == expected != 0 or (expected == 0 and is_tight):
+    return "yes"
+  if sign == 0:
+    return f"equal within {TIGHT} points" if is_tight else "not separable"
+  return "no"
