@@ -217,7 +217,11 @@ def grid(columns, rows):
 
 
 def _bars(result):
-  """Makes the panels of `plots.draw_bars`, without diverged seeds."""
+  """Makes the panels of `plots.draw_bars`, without diverged seeds.
+
+  Variants are compared in one metric of each task, all other rows in all.
+  """
+  is_ablation = any(row["direction"] for row in result["rows"])
   metrics = {}
   for row in result["rows"]:
     for measured in row["seeds"].values():
@@ -225,7 +229,9 @@ def _bars(result):
   panels = {}
   for row in result["rows"]:
     for metric in metrics[row["config"]]:
-      if metric.startswith(SHARES):
+      if metric.startswith(SHARES) and (
+        metric in statistics.COMPARED or not is_ablation
+      ):
         panel, label = panels.setdefault(metric, {}), row["label"]
         if label in panel:  # The default of another config.
           label += f", {row['config']}"

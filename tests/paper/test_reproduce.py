@@ -472,6 +472,28 @@ def test_with_another_loss_the_squared_error_tells_of_stripes():
   assert tables.here({**mse, "num_seeds": 1}) == "0.0200 (1 seed)"
 
 
+def test_bars_compare_variants_in_one_metric_and_name_a_second_default():
+  rows = [
+    {
+      "label": label,
+      "config": config,
+      "direction": direction,
+      "seeds": {"0": {"ap_1": 0.2, "ap_inf": 0.5, "loss": 1.0}, "1": None},
+    }
+    for label, config, direction in (
+      ("default", "a", ""),
+      ("no GRU", "a", "worse"),
+      ("default", "b", ""),
+    )
+  ]
+  bars = {"default": [20], "no GRU": [20], "default, b": [20]}
+  assert tables._bars({"rows": rows}) == {"ap_1": bars}
+  assert tables._bars({"rows": rows[:1]}) == {
+    "ap_1": {"default": [20]},
+    "ap_inf": {"default": [50]},
+  }
+
+
 def test_losses_of_good_seeds_are_far_from_the_limit_of_stripes():
   quickstart = json.loads((RESULTS / "quickstart.json").read_text())
   losses = [seed["loss"] for seed in quickstart["seeds"]]
