@@ -144,9 +144,9 @@ EXPERIMENTS = {
   "figure2": Experiment(
     "More iterations at test time",
     (
-      Row("CLEVR6, K = 7", CLEVR6),
+      Row("K as in training", CLEVR6),
       Row(
-        "CLEVR10, K = 11",
+        "4 more slots, up to 10 objects",
         CLEVR6,
         evaluation={
           "data.max_objects": 10,
