@@ -22,6 +22,8 @@ STRIPES_SEEDS = 3  # With fewer seeds, the median says nothing.
 TIGHT = 2
 # The metrics in which variants are compared with their default.
 COMPARED = ("fg_ari", "ap_1")
+# The fields that distinguish the points of a sweep.
+PLACES = ("step", "num_iterations", "num_slots", "num_objects")
 
 
 def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -65,10 +67,6 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
           }
         )
   return lines
-
-
-# The fields that distinguish the points of a sweep.
-PLACES = ("step", "num_iterations", "num_slots", "num_objects")
 
 
 def _stripes(by_seed):

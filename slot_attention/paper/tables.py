@@ -128,9 +128,9 @@ def _measured(result, sweep):
       " ".join(dict.fromkeys(x[key] for x in lines.values() if x[key]))
       for key in ("stripes", "diverged")
     )
-    if diverged:
-      label += f", {seeds(diverged)} diverged"
-    add(label, columns, {x: here(line) for x, line in lines.items()})
+    note = f", {seeds(diverged)} diverged" if diverged else ""
+    numbers = {x: here(line) for x, line in lines.items()}
+    add(f"{label}{note}", columns, numbers)
     if stripes:
       add(
         f"{label}, without {seeds(stripes)}",

@@ -243,7 +243,8 @@ def test_a_run_that_diverged_is_counted_and_named(
   text = (tmp_path / "results" / "updates_small.md").read_text()
   assert (
     "| default, seed 1 diverged | tetrominoes_small |"
-    " 0.0100 ± 0.0000 (2 seeds) | 92.0 ± 2.0 (2 seeds) |" in text
+    " 0.0100 ± 0.0000 (2 seeds) | 92.0 ± 2.0 (2 seeds) |\n"
+    "| default, in the paper |  |  | 98.8 ± 0.3 |\n" in text
   )
   assert "| no GRU, seeds 0 1 2 diverged | tetrominoes_small |  |  |\n" in text
   assert (
