@@ -8,14 +8,16 @@ More gradient steps at test time, as the paper has them:
 
 The values are those of Cyanogenoid/dspn, scripts/clevr.sh: 100 epochs in
 batches of 32 at a rate of 3e-4, codes of 512 numbers, 10 gradient steps, weight
-0.1 of the loss between codes. The inner rate of 800 there is that of a mean
-over the batch of 32, too, so it is 25 for an example. The small config has the
-CNN of Slot Attention, smaller codes, its own steps, and a rate that is the best
-of three; see results/TODO.md.
+0.1 of the loss between codes. The code applies an inner rate of 800 to the mean
+over the batch of 32, which is a rate of 25 for an example. The small config has
+the CNN of Slot Attention, smaller codes, its own steps, and a rate that is the
+best of three; see results/TODO.md.
 
-Paper (Table 3): average precision 81.1 / 47.4 / 10.8 / 0.6 % at distances 1 /
-0.5 / 0.25 / 0.125 with 30 steps; 72.8 +- 2.3 / 39.0 +- 4.4 / 12.4 +- 2.5 / 1.3
-+- 0.4 % at inf / 0.5 / 0.25 / 0.125 with 10.
+Paper (Table 3), average precision:
+  30 steps: 81.1 +- 5.2 / 47.4 +- 17.6 / 10.8 +- 9.0 / 0.6 +- 0.7 % at distance
+    1 / 0.5 / 0.25 / 0.125;
+  10 steps: 72.8 +- 2.3 / 39.0 +- 4.4 / 12.4 +- 2.5 / 1.3 +- 0.4 % at distance
+    inf / 0.5 / 0.25 / 0.125.
 Measured here: only on small CLEVR, with --config.seed=0 to 2, 10 steps: 34.3 /
 25.5 / 10.6 % at inf / 1 / 0.5, see results/table3_small.md.
 """

@@ -7,8 +7,8 @@ overlap. The model is the paper's. The recipe and K are those of
 configs/tetrominoes_small.py. The design took four tries of 2,500 steps, on
 examples of --config.data.procedural.seed=1 (results/TODO.md).
 Measured on examples that no try has seen, --config.seed=0 to 2: a foreground
-ARI of 53.3 (stripes), 78.2 and 95.3 %, after 9 minutes of one core of an AMD
-EPYC beside other work (2026-11-28, Python 3.12.1, JAX 0.12.0). See
+ARI of 53.3 (stripes), 78.2 and 95.3 %, after 9 to 10 minutes of one core of an
+AMD EPYC beside other work (2026-11-28, Python 3.12.1, JAX 0.12.0). See
 results/binarized_small.md.
 """
 

@@ -18,14 +18,16 @@ def get_config(name: str = "quickstart") -> ConfigDict:
   config.eval_batch_size = 8
   config.checkpoint_every = 3
   config.steps_per_dispatch = 1
-  config.data.source = "procedural"
+  if config.data.procedural:  # A folder of images is only read.
+    config.data.source = "procedural"
   config.data.num_examples = 64
   config.data.num_train = 32
   config.data.num_eval = 12
   model = config.model
   if "image_size" in config.data.preprocessing:
     config.data.preprocessing.image_size //= 4
-    config.data.procedural.samples = 1
+    if "samples" in config.data.procedural:
+      config.data.procedural.samples = 1
     for section in model.values():
       for size in ("broadcast_size", "image_size"):
         if size in section:

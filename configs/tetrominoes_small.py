@@ -15,7 +15,7 @@ foreground ARI of 96.8 % on 320 examples: 2026-11-27, one core of an AMD EPYC
 beside other work, Python 3.12.1, JAX 0.12.0, with the XLA_FLAGS of
 docs/results.md.
 Measured on examples that no try has seen, --config.seed=0 to 2: a foreground
-ARI of 97.5, 97.9 and 97.1 %, after 6 to 12 minutes of one core of an AMD EPYC
+ARI of 97.5, 97.9 and 97.1 %, after 7 to 12 minutes of one core of an AMD EPYC
 beside other work (2026-11-28, the same versions and XLA_FLAGS). See
 results/successors_small.md.
 """

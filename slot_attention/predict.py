@@ -20,16 +20,15 @@ sensible in others.
 from collections.abc import Sequence
 import json
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
 from slot_attention import command, pretrained, tasks, visualization
-from slot_attention.data import clevr, datasets, store
+from slot_attention.data import clevr, datasets, image_files, store
 from slot_attention.metrics import (
   CATEGORIES,
   COORDINATE_RANGE,
@@ -39,50 +38,6 @@ from slot_attention.metrics import (
 
 # Height and width of the images for which CLEVR's crop is made.
 _CROPPED_SIZE = (240, 320)
-
-
-def read_image(path: Path | str, file: BinaryIO | None = None) -> np.ndarray:
-  """Reads an image file as uint8 [H, W, 3], upright.
-
-  Images of 16 bits are scaled to 8. What is transparent becomes white.
-
-  Args:
-    path: of the file; errors name it.
-    file: the opened file, if it is not on this disk.
-
-  Raises:
-    ValueError: if the file cannot be read as an image, or if its pixels have no
-      known range; says why.
-  """
-  try:
-    with PIL.Image.open(file or path) as image:
-      return _to_rgb(PIL.ImageOps.exif_transpose(image))
-  except PIL.UnidentifiedImageError as error:
-    raise ValueError(f"{path} is not an image that Pillow knows") from error
-  except OSError as error:
-    raise ValueError(
-      f"the image {path} cannot be read: {error.strerror or error}"
-    ) from error
-  except (SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-    raise ValueError(f"the image {path} cannot be read: {error}") from error
-
-
-def _to_rgb(image):
-  """Converts an image of any mode to uint8 [H, W, 3]."""
-  if image.mode.startswith("I"):
-    # Pillow would clip these modes at 255. Old versions read 16 bits as "I".
-    pixels = np.asarray(image)
-    if image.mode == "I" and not 0 <= pixels.min() <= pixels.max() < 2**16:
-      raise ValueError("its pixels are integers of 32 bits, of unknown range")
-    pixels = np.rint(pixels / 257).astype(np.uint8)
-    return np.repeat(pixels[..., None], 3, axis=-1)
-  if image.mode == "F":
-    raise ValueError("its pixels are floating point numbers, of unknown range")
-  if image.has_transparency_data:
-    image = image.convert("RGBA")
-    white = PIL.Image.new("RGBA", image.size, "white")
-    image = PIL.Image.alpha_composite(white, image)
-  return np.asarray(image.convert("RGB"))
 
 
 def crop(
@@ -249,7 +204,7 @@ def main(arguments: Sequence[str]) -> None:
     raise command.UsageError(
       f"several images are called {', '.join(twice)}, and would share a folder"
     )
-  images = [read_image(path) for path in paths]
+  images = [image_files.read_image(path) for path in paths]
   run = pretrained.load_any(flags.workdir, flags.pretrained)
 
   @jax.jit

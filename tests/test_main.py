@@ -11,6 +11,7 @@ import pytest
 
 from configs import smoke as smoke_config
 from slot_attention.data import loading, tetrominoes
+from tests.data.test_image_files import write_folder
 from tests.data.test_originals import write_records
 from tests.data.test_tetrominoes import GENUINE
 
@@ -65,6 +66,8 @@ def check_error(stderr, *words):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_trains_evaluates_and_draws(name, tmp_path):
+  if name == "image_folder_object_discovery":
+    write_folder(tmp_path / "images", 64)
   stdout, _ = run(*smoke(name, tmp_path), cwd=tmp_path)
   workdir = tmp_path / "runs" / f"smoke_{name}"
   lines = (workdir / "metrics.jsonl").read_text()

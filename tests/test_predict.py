@@ -1,6 +1,5 @@
 """Tests of predictions for images of the user."""
 
-import io
 import json
 
 import numpy as np
@@ -123,67 +122,6 @@ def test_images_are_framed_as_those_of_the_training():
   gray = predict.frame(config, [np.full((3, 3, 3), (255, 0, 0), np.uint8)])
   assert gray["images"].shape == (1, 64, 64, 1)
   assert (gray["images"] == 76).all()  # 0.299 of 255.
-
-
-def test_images_are_read_in_any_mode_and_upright(tmp_path):
-  pixels = noise(6, 4, 3)
-  for name, image in (
-    ("rgb", PIL.Image.fromarray(pixels)),
-    ("rgba", PIL.Image.fromarray(pixels).convert("RGBA")),
-  ):
-    image.save(tmp_path / f"{name}.png")
-    read = predict.read_image(tmp_path / f"{name}.png")
-    np.testing.assert_array_equal(read, pixels)
-  turned = PIL.Image.fromarray(np.rot90(pixels))
-  exif = turned.getexif()
-  exif[0x0112] = 6  # The orientation: rotate by 90 degrees clockwise.
-  turned.save(tmp_path / "turned.png", exif=exif)
-  np.testing.assert_array_equal(
-    predict.read_image(tmp_path / "turned.png"), pixels
-  )
-  gray = save(tmp_path / "gray.png", pixels[..., 0])
-  assert predict.read_image(gray).shape == (6, 4, 3)
-
-
-def test_images_of_every_depth_and_mode_are_read_as_they_look(tmp_path):
-  gray = np.array([[0, 1, 128], [200, 254, 255]], np.uint8)
-  rgb = np.repeat(gray[..., None], 3, axis=-1)
-  deep = gray.astype(np.uint16) * 257
-  for name, image, tolerance in (
-    ("deep.png", PIL.Image.fromarray(deep), 0),
-    ("deep.tif", PIL.Image.fromarray(deep), 0),
-    ("ints.tif", PIL.Image.fromarray(deep.astype(np.int32)), 0),
-    ("palette.png", PIL.Image.fromarray(gray).convert("P"), 0),
-    ("cmyk.tif", PIL.Image.fromarray(rgb).convert("CMYK"), 1),
-    ("black_and_white.png", PIL.Image.fromarray(gray > 127), 128),
-  ):
-    image.save(tmp_path / name)
-    read = predict.read_image(tmp_path / name).astype(int)
-    assert read.dtype == int and read.shape == (2, 3, 3)
-    np.testing.assert_allclose(read, rgb, atol=tolerance, err_msg=name)
-
-  alpha = np.array([[0, 128, 255], [0, 128, 255]], np.uint8)
-  dark = np.dstack([np.zeros((2, 3, 3), np.uint8), alpha])
-  PIL.Image.fromarray(dark).save(tmp_path / "alpha.png")
-  read = predict.read_image(tmp_path / "alpha.png")
-  np.testing.assert_array_equal(read[0, :, 0], [255, 127, 0])
-
-  for pixels, words in (
-    (np.full((2, 3), 0.5, np.float32), "floating point numbers, of unknown"),
-    (np.full((2, 3), 70_000, np.int32), "32 bits, of unknown range"),
-  ):
-    path = tmp_path / "unknown.tif"
-    PIL.Image.fromarray(pixels).save(path)
-    with pytest.raises(ValueError, match=f"unknown.tif cannot be .*{words}"):
-      predict.read_image(path)
-
-
-def test_a_file_that_is_not_on_this_disk_is_read_and_named(tmp_path):
-  content = save(tmp_path / "a.png", noise(5, 4, 3)).read_bytes()
-  pixels = predict.read_image("b.png", io.BytesIO(content))
-  np.testing.assert_array_equal(pixels, noise(5, 4, 3))
-  with pytest.raises(ValueError, match="b.png cannot be read: .*truncated"):
-    predict.read_image("b.png", io.BytesIO(content[:60]))
 
 
 def test_unreadable_files_are_named_and_nothing_is_written(tmp_path):

@@ -151,6 +151,14 @@ DATA_SETS = {
   "objects_room_six_objects": _objects_room(6, 0, 922),
   "objects_room_identical_color": _objects_room(6, 0, 922),
   "objects_room_empty_room": _objects_room(0, 0, 922),
+  # Images of the user. A mask has at most 255 objects.
+  "image_folder": DataSet(
+    image_shape=(128, 128, 3),
+    max_objects=255,
+    num_train=0,
+    num_examples=1,
+    preprocessing={"image_size": 128},
+  ),
 }
 
 # The types of the fields that say what is prepared, and of the fields that say
@@ -219,6 +227,8 @@ def _check_prepared(data):
     check_at_least("data.preprocessing.image_size", image_size, 1)
   if data["source"] == "procedural":
     _check_procedural(data_set, preprocessing, data["procedural"])
+  elif data["name"] == "image_folder" and not data["path"]:
+    raise ValueError("data.path='' must name the folder of the images")
 
 
 def _check_procedural(data_set, preprocessing, procedural):

@@ -12,7 +12,12 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from slot_attention.data import clevr_originals, multi_object_records, store
+from slot_attention.data import (
+  clevr_originals,
+  image_files,
+  multi_object_records,
+  store,
+)
 from slot_attention.data.datasets import DATA_SETS, SPLIT_FIELDS
 
 
@@ -41,14 +46,14 @@ def load(data: Mapping[str, Any]) -> Data:
     data: the data section of a config, which `datasets.check_data` accepts:
       name: one of `datasets.DATA_SETS`.
       source: "procedural" data is drawn here; "original" data is read.
-      path: where the original is: a TFRecord file, or a folder of CLEVR. If it
-        is empty, TFRecords are downloaded, and CLEVR comes from
-        tensorflow-datasets. Procedural data ignores it.
+      path: where the original is: a TFRecord file, a folder of CLEVR, or a
+        folder of images. If it is empty, TFRecords are downloaded, and CLEVR
+        comes from tensorflow-datasets. Procedural data ignores it.
       data_dir: folder of the prepared data sets.
       num_examples: how many examples to prepare. A larger prepared set of the
         same kind is used if there is one.
-      preprocessing: CLEVR has "crop" and "image_size", see `clevr.frame`; the
-        other data sets have no options.
+      preprocessing: CLEVR has "crop" and "image_size", see `clevr.frame`, and
+        a folder of images has "image_size"; the others have no options.
       procedural: "seed" and the options of the generator, for example of
         `tetrominoes.generate`. Original data ignores it.
       num_train: how many of the first examples are for training.
@@ -197,6 +202,8 @@ def _original(data):
     read = clevr_originals.read_folder
   elif name == "clevr":
     read = clevr_originals.read_folder if path else clevr_originals.read_tfds
+  elif name == "image_folder":
+    read, size = image_files.read_folder, image_files.CHUNK_SIZE
   else:
     size = multi_object_records.CHUNK_SIZE
     if name == "clevr_with_masks":

@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_string(
     "path",
     "",
-    "The original: a TFRecord file, or a folder of CLEVR. Without it TFRecords"
-    " are downloaded, and CLEVR is that of tensorflow-datasets.",
+    "The original: a TFRecord file, or a folder of CLEVR or of images. Without"
+    " it TFRecords are downloaded, and CLEVR is that of tensorflow-datasets.",
   )
   flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
   flags.define_integer(
@@ -81,6 +81,8 @@ def _list(data_dir):
       )
     elif name == "clevr":
       sources.append("original (tensorflow-datasets, or --path)")
+    elif name == "image_folder":
+      sources.append("original (--path)")
     print(f"{name}: {', '.join(sources)}")
     for count, directory in loading.prepared_sets(data_dir, f"{name}-"):
       size = sum(file.stat().st_size for file in directory.iterdir())

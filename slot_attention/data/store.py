@@ -95,10 +95,12 @@ def count_objects(arrays: Arrays) -> np.ndarray:
 
   Targets also count hidden objects and those outside the image. Without
   targets, the count is the largest segment id, which misses hidden objects
-  after the last visible one.
+  after the last visible one. Without segments, it is 0.
   """
   if "targets" in arrays:
     return arrays["targets"][..., -1].sum(axis=1).astype(int)
+  if "segments" not in arrays:
+    return np.zeros(len(arrays["images"]), int)
   segments = arrays["segments"]
   return segments.max(axis=tuple(range(1, segments.ndim))).astype(int)
 

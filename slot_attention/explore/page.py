@@ -17,7 +17,7 @@ from typing import Any
 from absl import logging
 from nicegui import events, html, ui
 
-from slot_attention import predict
+from slot_attention.data import image_files
 from slot_attention.explore import controls, panels, pictures
 from slot_attention.explore import state as states
 from slot_attention.explore import view as views
@@ -122,7 +122,7 @@ class Page:
   async def upload(self, event: events.UploadEventArguments) -> None:
     """Takes an image of the visitor."""
     content = io.BytesIO(await event.file.read())
-    read = functools.partial(predict.read_image, event.file.name, content)
+    read = functools.partial(image_files.read_image, event.file.name, content)
     try:
       pixels = await work(read)
     except ERRORS as error:

@@ -94,11 +94,9 @@ _PAGE = """# What was measured
 files in this folder.
 
 The paper's scale has the paper's data, models and steps. The small scale has
-`configs/tetrominoes_small.py` and `configs/clevr_set_prediction_small.py`
-instead, so its numbers show how methods compare, and cannot be compared with
-the paper's. The tables say "none" if these configs have no counterpart of a
-row. Records of before 2026-11-27 have `configs/quickstart.py` in the place of
-`tetrominoes_small.py`, and count as "not yet".
+the configs whose names end in `_small`, and `savi.py` for videos, instead. Its
+numbers show how methods compare, and cannot be compared with the paper's. The
+tables say "none" if no small config corresponds to a row.
 
 ## The paper's numbers
 

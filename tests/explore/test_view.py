@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from slot_attention import predict, pretrained, tasks
-from slot_attention.data import datasets
+from slot_attention.data import datasets, image_files
 from slot_attention.explore import pictures, view
 from slot_attention.explore.state import Image, Piece, State
 from slot_attention.explore.weights import Weights
@@ -47,7 +47,7 @@ def test_the_view_is_what_predict_writes_for_the_same_image(tmp_path):
   predict.main(
     ["--pretrained=quickstart", f"--to={tmp_path}", "--num_slots=5", str(path)]
   )
-  own = view.Own(predict.read_image(path))
+  own = view.Own(image_files.read_image(path))
   state = State(pretrained="quickstart", image=Image("own"), slots=5)
   seen = view.see(state, own)
   example = see(image=Image("example", 2), slots=5)

@@ -1,0 +1,153 @@
+"""Reads image files: a single one, or a folder of them as a data set.
+
+A folder has one of two layouts:
+  images/ and masks/: the image images/A/B.jpg has the mask masks/A/B.png.
+  images only, in the folder itself and in any folders below it.
+The examples are the images in the order of their paths. A mask has one channel
+or a palette: 0 for background, e for object e.
+"""
+
+from collections.abc import Iterator
+import concurrent.futures
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from slot_attention.data import clevr
+
+CHUNK_SIZE = 64
+
+
+def read_image(path: Path | str, file: BinaryIO | None = None) -> np.ndarray:
+  """Reads an image file as uint8 [H, W, 3], upright.
+
+  Images of 16 bits are scaled to 8. What is transparent becomes white.
+
+  Args:
+    path: of the file; errors name it.
+    file: the opened file, if it is not on this disk.
+
+  Raises:
+    ValueError: if the file cannot be read as an image, or if its pixels have no
+      known range; says why.
+  """
+  return _read(path, _to_rgb, file)
+
+
+def read_folder(
+  path: Path, start: int, stop: int, *, image_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Reads examples [start, stop) of a folder in chunks.
+
+  Whole images are squashed to squares, see `clevr.frame`; masks take the
+  nearest pixel.
+
+  Args:
+    path: the folder, see the top of this file.
+    start: the first example to read.
+    stop: the example after the last one to read.
+    image_size: side of the result, in pixels.
+
+  Yields:
+    Dicts of at most CHUNK_SIZE examples:
+      images: uint8 [n, image_size, image_size, 3];
+      segments, if there are masks: uint8 [n, image_size, image_size].
+
+  Raises:
+    FileNotFoundError: if the folder or a mask is missing.
+    ValueError: if the folder has too few images, or if a file cannot be read;
+      says why.
+  """
+  path = Path(path)
+  if not path.is_dir():
+    raise FileNotFoundError(f"there is no folder {path}")
+  masks = path / "masks"
+  folder = path / "images" if masks.is_dir() else path
+  files = _image_files(folder)
+  if len(files) < stop:
+    raise ValueError(
+      f"{folder} has only {len(files)} images, but data.num_examples is {stop}"
+    )
+
+  def read(file):
+    image = clevr.frame(
+      read_image(file)[None], crop=False, image_size=image_size
+    )
+    if folder == path:
+      return {"images": image}
+    mask = _read_mask((masks / file.relative_to(folder)).with_suffix(".png"))
+    segments = clevr.frame_segments(
+      mask[None], crop=False, image_size=image_size
+    )
+    return {"images": image, "segments": segments}
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    for first in range(start, stop, CHUNK_SIZE):
+      examples = list(
+        pool.map(read, files[first : min(first + CHUNK_SIZE, stop)])
+      )
+      yield {
+        name: np.concatenate([example[name] for example in examples])
+        for name in examples[0]
+      }
+
+
+def _image_files(folder):
+  """Lists the image files of a folder and of those below it, by their paths."""
+  endings = PIL.Image.registered_extensions()
+  return sorted(
+    file
+    for file in folder.rglob("*")
+    if file.suffix.lower() in endings and not file.name.startswith(".")
+  )
+
+
+def _read(path, convert, file=None):
+  """Opens an image file and converts the image; errors name the file."""
+  try:
+    with PIL.Image.open(file or path) as image:
+      return convert(PIL.ImageOps.exif_transpose(image))
+  except PIL.UnidentifiedImageError as error:
+    raise ValueError(f"{path} is not an image that Pillow knows") from error
+  except OSError as error:
+    raise ValueError(
+      f"the image {path} cannot be read: {error.strerror or error}"
+    ) from error
+  except (SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+    raise ValueError(f"the image {path} cannot be read: {error}") from error
+
+
+def _to_rgb(image):
+  """Converts an image of any mode to uint8 [H, W, 3]."""
+  if image.mode.startswith("I"):
+    # Pillow would clip these modes at 255. Old versions read 16 bits as "I".
+    pixels = np.asarray(image)
+    if image.mode == "I" and not 0 <= pixels.min() <= pixels.max() < 2**16:
+      raise ValueError("its pixels are integers of 32 bits, of unknown range")
+    pixels = np.rint(pixels / 257).astype(np.uint8)
+    return np.repeat(pixels[..., None], 3, axis=-1)
+  if image.mode == "F":
+    raise ValueError("its pixels are floating point numbers, of unknown range")
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, "white")
+    image = PIL.Image.alpha_composite(white, image)
+  return np.asarray(image.convert("RGB"))
+
+
+def _read_mask(path):
+  """Reads a mask as uint8 [H, W]."""
+  if not path.exists():
+    raise FileNotFoundError(f"the mask {path} is missing")
+
+  def segments(image):
+    if image.mode not in {"L", "P"}:
+      raise ValueError(
+        f"a mask has one channel of 8 bits or a palette, not {image.mode}"
+      )
+    return np.asarray(image)
+
+  return _read(path, segments)
