@@ -67,7 +67,8 @@ def check_error(stderr, *words):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_trains_evaluates_and_draws(name, tmp_path):
   if name == "image_folder_object_discovery":
-    write_folder(tmp_path / "images", 64)
+    folder = tmp_path / "images"
+    write_folder(folder / "images", 64, masks=folder / "masks")
   stdout, _ = run(*smoke(name, tmp_path), cwd=tmp_path)
   workdir = tmp_path / "runs" / f"smoke_{name}"
   lines = (workdir / "metrics.jsonl").read_text()

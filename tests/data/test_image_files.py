@@ -22,7 +22,7 @@ def noise(*shape):
 
 
 def write_folder(folder, number, masks=None):
-  """Writes images of different sizes, and masks of one object more each."""
+  """Writes images of different sizes, and masks with up to four objects."""
   for i in range(number):
     place = folder / "ab"[i % 2]
     place.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def write_folder(folder, number, masks=None):
     if masks is not None:
       place = masks / "ab"[i % 2]
       place.mkdir(parents=True, exist_ok=True)
-      save(place / f"{i:03}.png", np.full((20 + i, 30), i, np.uint8))
+      save(place / f"{i:03}.png", np.full((20 + i, 30), i % 5, np.uint8))
 
 
 def folder_section(tmp_path, path, **fields):
