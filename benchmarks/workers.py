@@ -63,7 +63,8 @@ def check_variant(model: Mapping[str, Any]) -> None:
 
 def peak_host_bytes() -> int:
   """Returns the largest memory of this process so far, for use on a CPU."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def serve(

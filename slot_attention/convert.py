@@ -254,7 +254,7 @@ def import_run(
   shape = datasets.image_shape(config.data)
   like = jax.eval_shape(lambda key: task.init(key, shape), jax.random.key(0))
   params = from_official(variables, like)
-  optimizer = optimizers.make_optimizer(lambda step: 0.0, config.max_grad_norm)
+  optimizer, _ = optimizers.from_config(config)
   runs.claim(workdir, config)
   runs.save_config(workdir, config)
   with checkpoints.open_checkpoints(workdir, keep=1, newest=0) as manager:

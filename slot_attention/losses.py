@@ -56,7 +56,9 @@ def hungarian_huber_loss(
 
   The cost of a pair is the Huber loss, averaged over P. The loss is the sum of
   the costs of the matched pairs. Targets that are padding (all zero) are
-  matched like the others. Gradients do not flow through the matching.
+  matched like the others, and there are at least K targets: a prediction that
+  is left over learns that it is no object. Gradients do not flow through the
+  matching.
 
   Args:
     predictions: [B, K, P].
@@ -67,6 +69,8 @@ def hungarian_huber_loss(
   Returns:
     [B].
   """
+  missing = max(predictions.shape[1] - targets.shape[1], 0)
+  targets = jnp.pad(targets, ((0, 0), (0, missing), (0, 0)))
   costs = matching_costs(
     predictions, targets, coordinate_scale=coordinate_scale
   )

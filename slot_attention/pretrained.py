@@ -30,7 +30,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from slot_attention import command, parallel, tasks
+from slot_attention import command, parallel, tasks, validation
 from slot_attention.checks import check_choice
 from slot_attention.data import loading
 from slot_attention.training import evaluate, initial, runs
@@ -127,12 +127,13 @@ def export(
     The model card.
 
   Raises:
-    ValueError: if there is no run, or if the file of the parameters is larger
-      than 2 MB.
+    ValueError: if there is no run, if its evaluation batch cannot be shared by
+      the devices, or if the file of the parameters is larger than 2 MB.
   """
   check_choice("dtype", dtype, DTYPES)
   datetime.date.fromisoformat(date)
   run = runs.load(workdir)
+  validation.checked(run.config, num_devices=parallel.num_devices())
   data = loading.load(run.config.data)
   split = data.splits["eval"]
   folder.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,11 @@ def _is_module():
 
   Python imports the packages of the module first, and then changes sys.argv.
   """
-  return sys.argv[:1] == ["-m"]
+  if sys.argv[:1] != ["-m"]:
+    return False
+  # The module stands before the arguments of the program.
+  before = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]
+  return before[-1].removeprefix("-m").partition(".")[0] == "slot_attention"
 
 
 def _is_main_script():

@@ -128,8 +128,9 @@ def warn_about_slots(
 
 def _with_defaults(config):
   config = config.copy_and_resolve_references()
-  for name, value in DEFAULTS.items():
-    config[name] = config.get(name, value)
+  with config.unlocked():  # That of a command line is locked.
+    for name, value in DEFAULTS.items():
+      config[name] = config.get(name, value)
   return config
 
 
@@ -155,8 +156,8 @@ def _check_devices(config, num_devices):
 def _check_compute_dtype(config):
   if config.compute_dtype != "float32" and "encoder" not in config.model:
     raise ValueError(
-      f"compute_dtype={config.compute_dtype!r} is that of encoder and decoder,"
-      f" and the model of task={config.task!r} has neither"
+      f"compute_dtype={config.compute_dtype!r} is that of the sections encoder"
+      f" and decoder, and the model of task={config.task!r} has neither"
     )
 
 

@@ -314,12 +314,18 @@ def match_predictions(
     For each image and iteration, a dict from target to prediction.
   """
   batch_size, num_iterations, *shape = predictions.shape
+  num_targets = targets.shape[1]
+  missing = max(shape[0] - num_targets, 0)
+  padded = np.pad(targets, ((0, 0), (0, missing), (0, 0)))
   pairs = _match_sets(
-    predictions.reshape(-1, *shape), np.repeat(targets, num_iterations, axis=0)
+    predictions.reshape(-1, *shape), np.repeat(padded, num_iterations, axis=0)
   )
   rows, columns = np.reshape(pairs, (2, batch_size, num_iterations, -1))
   return [
-    [dict(zip(c.tolist(), r.tolist())) for r, c in zip(*image)]
+    [
+      {m: k for k, m in zip(r.tolist(), c.tolist()) if m < num_targets}
+      for r, c in zip(*image)
+    ]
     for image in zip(rows, columns)
   ]
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
+import configs
 from slot_attention import convert
 from slot_attention.training import checkpoints, optimizers, runs
 
@@ -286,13 +286,21 @@ def test_a_published_checkpoint_gets_the_data_of_the_authors(converted):
   assert data.max_objects == (6 if is_discovery else 10)
 
 
-def test_a_converted_run_can_be_trained_on(converted):
-  _, _, folder = converted
-  run = runs.load(folder / "run")
-  schedule = optax.constant_schedule(1e-4)
-  optimizer = optimizers.make_optimizer(schedule, run.config.max_grad_norm)
+@pytest.mark.parametrize("recipe", ["", "fast"])
+def test_a_converted_run_can_be_trained_on(converted, recipe, tmp_path):
+  task, _, folder = converted
+  workdir = folder / "run"
+  if recipe:
+    workdir = tmp_path / "fast"
+    name = {"object_discovery": "clevr6_object_discovery"}.get(
+      task, "clevr_set_prediction"
+    )
+    config = configs.load(f"{recipe}:{name}")
+    convert.import_run(folder / "ckpt-500", workdir, config)
+  run = runs.load(workdir)
+  optimizer, _ = optimizers.from_config(run.config)
   step, items = checkpoints.restore_newest(
-    folder / "run", params=run.params, optimizer=optimizer.init(run.params)
+    workdir, params=run.params, optimizer=optimizer.init(run.params)
   )
   assert step == run.step
   assert not any(x.any() for x in jax.tree.leaves(items["optimizer"]))

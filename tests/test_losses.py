@@ -56,6 +56,20 @@ def test_hungarian_huber_loss_equals_loops():
     assert actual[b] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_prediction_that_is_left_over_learns_that_it_is_no_object():
+  rng = np.random.default_rng(3)
+  targets = rng.random((B, 4, P)).astype(np.float32)
+  targets[..., -1] = 1
+  spare = rng.random((B, 2, P)).astype(np.float32)
+  predictions = np.concatenate([targets, spare], axis=1)
+  loss = losses.hungarian_huber_loss(predictions, targets)
+  np.testing.assert_allclose(loss, (spare**2 / 2).mean(-1).sum(-1), rtol=1e-5)
+  grads = jax.grad(lambda x: losses.hungarian_huber_loss(x, targets).sum())(
+    predictions
+  )
+  assert (grads[:, 4:] > 0).all()
+
+
 def test_the_coordinate_scale_affects_only_the_coordinates():
   rng = np.random.default_rng(5)
   predictions, targets = rng.random((2, B, K, P)).astype(np.float32)

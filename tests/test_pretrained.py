@@ -143,6 +143,10 @@ def test_bad_exports_say_what_is_wrong(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="more than 1,000; try --dtype=float16"):
     pretrained.export(workdir, tmp_path / "mine", **ORIGIN)
   assert not (tmp_path / "mine" / "params.npz").exists()
+  monkeypatch.setattr(parallel, "num_devices", lambda: 3)
+  with pytest.raises(ValueError, match="not a multiple of the 3 devices"):
+    pretrained.export(workdir, tmp_path / "other", **ORIGIN)
+  assert not (tmp_path / "other").exists()
   with pytest.raises(ValueError, match="isoformat"):
     pretrained.export(workdir, tmp_path / "mine", **{**ORIGIN, "date": "today"})
 

@@ -17,7 +17,15 @@ MAIN = str(ROOT / "main.py")
   ("arguments", "given", "pages", "restarts"),
   [
     ([MAIN, "--mode=eval"], ["python", MAIN, "--mode=eval"], "madvise", True),
-    (["-m", "--help"], ["python", "-m", "x", "--help"], "madvise", True),
+    (
+      ["-m", "--help"],
+      ["python", "-m", "slot_attention.predict", "--help"],
+      "madvise",
+      True,
+    ),
+    (["-m"], ["python", "-X", "dev", "-mslot_attention"], "madvise", True),
+    # A package of the user imports this one.
+    (["-m", "--x"], ["python", "-m", "mine.slots", "--x"], "madvise", False),
     # All processes have huge pages, or none.
     ([MAIN], ["python", MAIN], "always", False),
     ([MAIN], ["python", MAIN], "never", False),

@@ -5,6 +5,7 @@ field. It never ends in an error of JAX, Flax or NumPy, which would not say what
 to change.
 """
 
+import collections
 import math
 
 import jax
@@ -17,6 +18,7 @@ import configs
 from configs import adaslot, dspn, fast, invariant, iodine, monet, nem, smoke
 from slot_attention import tasks, validation
 from slot_attention.data import datasets
+from slot_attention.models import attention
 from slot_attention.training import (
   evaluate,
   train,
@@ -46,7 +48,7 @@ VALUES = (
 RIVALS = [
   f"{rival.__name__.partition('.')[2]}:{name}"
   for rival in (dspn, iodine, monet, nem)
-  for name in getattr(rival, "_VALUES", None) or rival.NAMES
+  for name in rival._VALUES
 ]
 FAST = [f"fast:{name}" for name in fast._RECIPES]
 SUCCESSORS = [
@@ -422,7 +424,55 @@ def test_a_field_with_a_default_may_be_left_out(config):
   del older.model.slot_attention.temperature
   del older.model.decoder.remat_chunk_size
   assert "temperature" not in older.model.slot_attention
+  older.lock()  # As that of a command line is.
   assert validation.checked(older) == validation.checked(config)
+
+
+def test_slots_without_projections_must_have_the_size_of_the_inputs(config):
+  config.model.slot_attention.use_projections = False
+  config.model.encoder.mlp_size = config.model.slot_attention.slot_size + 1
+  with pytest.raises(ValueError, match="mlp_size=.* must equal .*slot_size"):
+    validation.checked(config)
+  config.model.encoder.mlp_size -= 1
+  validation.checked(config)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "clevr_set_prediction_small"])
+def test_every_choice_of_slot_attention_runs_or_is_refused_at_the_door(name):
+  whole = configs.load(name)
+  choices = {
+    field: (True, False)
+    for field, value in whole.model.slot_attention.items()
+    if isinstance(value, bool)
+  } | {
+    "aggregation": attention.AGGREGATIONS,
+    "softmax_axis": attention.SOFTMAX_AXES,
+    "update": attention.UPDATES,
+    "temperature": attention.TEMPERATURES,
+    "slot_init": attention.SLOT_INITS,
+    "epsilon_place": attention.EPSILON_PLACES,
+    "gradient": attention.GRADIENTS,
+  }
+  runs_or_refused = collections.Counter()
+  for field, values in choices.items():
+    for value in values:
+      config = configs.load(name)
+      config.model.slot_attention[field] = value
+      try:
+        config = validation.checked(config)
+      except ValueError:
+        runs_or_refused["refused"] += 1
+        continue
+      task = tasks.make_task(config)
+      shape = datasets.image_shape(config.data)
+      batch = {"images": jax.ShapeDtypeStruct((1, *shape), jnp.float32)}
+
+      def apply(key, batch, task=task, shape=shape):
+        return task.apply(task.init(key, shape), batch, key, training=True)
+
+      jax.eval_shape(apply, jax.random.key(0), batch)
+      runs_or_refused["runs"] += 1
+  assert runs_or_refused["runs"] > 15 and runs_or_refused["refused"] > 0
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,14 @@ def test_objects_for_which_no_slot_is_left_are_red(tmp_path):
   assert red_share(tmp_path / "p.png") > 0
 
 
+def test_no_object_is_matched_to_a_slot_that_is_left_over():
+  targets = np.random.default_rng(0).random((B, 4, 19))
+  spare = np.zeros((B, 2, 19), np.float32)
+  predictions = np.concatenate([spare, targets], axis=1)[:, None]
+  matches = visualization.match_predictions(predictions, targets)
+  assert matches == [[{m: m + 2 for m in range(4)}]] * B
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_contact_sheet_shows_images_above_their_segments(tmp_path, channels):
   rng = np.random.default_rng(0)

@@ -9,6 +9,7 @@ or a palette: 0 for background, e for object e.
 
 from collections.abc import Iterator
 import concurrent.futures
+import hashlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,11 +62,10 @@ def read_folder(
     ValueError: if the folder has too few images, or if a file cannot be read;
       says why.
   """
-  path = Path(path)
-  if not path.is_dir():
-    raise FileNotFoundError(f"there is no folder {path}")
   masks = path / "masks"
   folder = path / "images" if masks.is_dir() else path
+  if not folder.is_dir():
+    raise FileNotFoundError(f"there is no folder {folder}")
   files = _image_files(folder)
   if len(files) < stop:
     raise ValueError(
@@ -95,9 +95,31 @@ def read_folder(
       }
 
 
+def fingerprint(path: Path) -> str:
+  """Returns a digest that changes when files of a folder change.
+
+  It sees the path, size and time of every image and every mask.
+
+  Raises:
+    FileNotFoundError: if there is no such folder.
+  """
+  if not path.is_dir():
+    raise FileNotFoundError(f"there is no folder {path}")
+  digest = hashlib.sha256()
+  for file in _image_files(path):
+    found = file.stat()
+    place = file.relative_to(path).as_posix()
+    digest.update(f"{place} {found.st_size} {found.st_mtime_ns};".encode())
+  return digest.hexdigest()
+
+
 def _image_files(folder):
   """Lists the image files of a folder and of those below it, by their paths."""
-  endings = PIL.Image.registered_extensions()
+  endings = {
+    ending
+    for ending, kind in PIL.Image.registered_extensions().items()
+    if kind in PIL.Image.OPEN  # Others are only written.
+  }
   return sorted(
     file
     for file in folder.rglob("*")

@@ -155,6 +155,8 @@ def prepare(
     path = data["path"]
     description["path"] = str(Path(path).absolute()) if path else ""
     description["version"] = data_set.reader_version
+    if data["name"] == "image_folder":
+      description["files"] = image_files.fingerprint(Path(path))
     chunk_size, make_chunks = _original(data)
 
   # The name is readable, and differs wherever the description does.

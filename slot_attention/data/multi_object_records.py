@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 
 from absl import logging
+import filelock
 import numpy as np
 
 from slot_attention.progress import progress_bar
@@ -181,7 +182,8 @@ def download(name: str, folder: Path) -> Path:
 
   Until the file is complete, `.partial` is appended to its name. An interrupted
   download continues where it stopped, or starts again if the server cannot
-  continue it.
+  continue it. If several processes ask for a file, one downloads it, and the
+  others wait.
 
   Args:
     name: name of the data set, a key of `FORMATS`.
@@ -203,12 +205,14 @@ def download(name: str, folder: Path) -> Path:
   )
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    held = _size(partial)
-    while not _fetch(url, partial):
-      if _size(partial) <= held:
-        raise ConnectionError("the connection was interrupted")
+    with filelock.FileLock(path.with_name(f"{path.name}.lock")):
       held = _size(partial)
-    partial.rename(path)
+      while not path.exists() and not _fetch(url, partial):
+        if _size(partial) <= held:
+          raise ConnectionError("the connection was interrupted")
+        held = _size(partial)
+      if not path.exists():
+        partial.rename(path)
   except (OSError, http.client.HTTPException) as error:
     raise OSError(
       f"{url} (about {FORMATS[name].gigabytes:g} GB) cannot be downloaded to"

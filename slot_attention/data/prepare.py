@@ -148,7 +148,8 @@ def _report(directory, num_train):
     print(f"  {name:<9} {array.dtype} {array.shape}, {array.nbytes:,} bytes")
   num_objects = store.count_objects(arrays)
   parts = num_objects[:num_train], num_objects[num_train:]
-  train, rest = (np.bincount(part, minlength=16) for part in parts)
+  num_counts = num_objects.max(initial=0) + 1
+  train, rest = (np.bincount(part, minlength=num_counts) for part in parts)
   print(
     f"  objects  first {len(parts[0]):,} (training)  {len(parts[1]):,} after"
   )

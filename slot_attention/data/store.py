@@ -24,6 +24,7 @@ import os
 from pathlib import Path
 import shutil
 import tempfile
+import uuid
 import zipfile
 
 import numpy as np
@@ -67,6 +68,11 @@ class Split:
 
   def __len__(self) -> int:
     return len(self.examples)
+
+  @property
+  def knows_objects(self) -> bool:
+    """Whether the examples have targets or segments, whose objects count."""
+    return not self.arrays.keys().isdisjoint({"targets", "segments"})
 
   @property
   def num_objects(self) -> np.ndarray:
@@ -239,8 +245,11 @@ def _errors_of_the_disk(directory):
 
 
 def _write_chunk(path, arrays):
-  """Writes a chunk under another name and renames it when it is complete."""
-  partial = path.with_name(f".{path.name}-{os.getpid()}")
+  """Writes a chunk under another name and renames it when it is complete.
+
+  Processes on other machines may have the same number as this one.
+  """
+  partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
   try:
     with partial.open("wb") as file:
       np.savez(file, **arrays)

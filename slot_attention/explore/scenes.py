@@ -84,11 +84,15 @@ def factors(config: ml_collections.ConfigDict) -> list[Factor]:
     known = datasets.DATA_SETS[data.name].options
     defaults = {name: option.default for name, option in known.items()}
     value = {**defaults, **options}
+
+    def up_to(name, label, low, high):
+      return Factor(name, label, value[name], low, max(high, value[name]))
+
     return [
-      Factor("num_objects", "objects", value["num_objects"], 1, 6),
+      up_to("num_objects", "objects", 1, 6),
       Factor("shape", "shape", 0, choices=("as trained", *tetrominoes.SHAPES)),
-      Factor("block_size", "block (pixels)", value["block_size"], 1, 8),
-      Factor("min_gap", "gap (pixels)", value["min_gap"], 0, 5),
+      up_to("block_size", "block (pixels)", 1, 8),
+      up_to("min_gap", "gap (pixels)", 0, 5),
       Factor(
         "distinct_colors",
         "colours",

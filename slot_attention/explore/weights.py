@@ -50,8 +50,7 @@ class Weights:
     section = tasks.slots_section(self.run.config)
     self.num_slots = section.num_slots
     self.num_iterations = section.get("num_iterations", 0)
-    parts = self.run.config.model
-    self.fixed_slots = "slot_mlp" in parts or "set_decoder" in parts
+    self.fixed_slots = not self.run.task.has_free_slots
     self.has_decoder = self.run.task.has_decoder
     self.is_set_prediction = bool(self.run.task.num_outputs)
     # A decoder that does not take is_slot has one program for each number.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least
-from slot_attention.models.layers import MLP, LayerNorm
+from slot_attention.models.layers import MLP, LayerNorm, example_noise
 from slot_attention.models.slot_models import ObjectDiscovery
 
 # Keeps masks finite where no slot is kept (`MINOR` in `ocl/decoding.py`).
@@ -64,12 +64,12 @@ class SlotSelector(nn.Module):
     logits = MLP((self.hidden_size, 1), name="mlp")(x)[..., 0]
     sums = logits
     if self.has_rng("training"):
-      ids = jnp.arange(len(slots)) if example_ids is None else example_ids
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(
-        self.make_rng("training"), ids
+      sums = logits + example_noise(
+        self.make_rng("training"),
+        example_ids,
+        logits.shape,
+        jax.random.logistic,
       )
-      draw = jax.vmap(lambda key: jax.random.logistic(key, logits.shape[1:]))
-      sums = logits + draw(keys)
     soft = nn.sigmoid(sums / self.temperature)
     hard = (sums > 0).astype(soft.dtype)
     # The difference is zero, but its gradient is not.

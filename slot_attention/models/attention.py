@@ -305,11 +305,10 @@ class SlotAttention(nn.Module):
     self, batch_size: int, num_slots: int, example_ids: jax.Array | None
   ) -> jax.Array:
     """Draws standard normal noise [B, K, D], one key per example."""
+    shape = (batch_size, num_slots, self.slot_size)
     if self.slot_init == "queries":
-      return jnp.zeros((batch_size, num_slots, self.slot_size))
-    ids = jnp.arange(batch_size) if example_ids is None else example_ids
-    shape = (num_slots, self.slot_size)
-    return example_noise(self.make_rng("slots"), ids, shape)
+      return jnp.zeros(shape)
+    return example_noise(self.make_rng("slots"), example_ids, shape)
 
 
 def _fill(x: jax.Array, is_input: jax.Array | None, value: float) -> jax.Array:

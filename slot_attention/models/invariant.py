@@ -171,9 +171,8 @@ class InvariantSlotAttention(nn.Module):
           f" {self.num_slots} initial slots only"
         )
       if noise is None:
-        ids = jnp.arange(batch_size) if example_ids is None else example_ids
-        shape = (num_slots, frame_size)
-        noise = example_noise(self.make_rng("slots"), ids, shape)
+        shape = (batch_size, num_slots, frame_size)
+        noise = example_noise(self.make_rng("slots"), example_ids, shape)
       shape = (batch_size, num_slots, self.slot_size)
       slots = jnp.broadcast_to(queries[:, :num_slots], shape)
       slots = jnp.concatenate([slots, _initial_frames(noise)], axis=-1)

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least, check_choice
+from slot_attention.models import layers
 from slot_attention.models.convolutions import Conv
 from slot_attention.models.layers import Dense, example_noise
 from slot_attention.models.mixtures import (
   PixelDecoder,
   check_images,
-  linear_coordinates,
   mixture_log_prob,
   paint,
   to_unit,
@@ -167,7 +167,7 @@ class RefinementNetwork(nn.Module):
 
   def _coordinates(self, height, width):
     """Returns the coordinate channels, [1, height, width, 2 or 8]."""
-    linear = linear_coordinates(height, width)
+    linear = layers.linear_coordinates(height, width)
     if self.coordinates == "linear":
       return linear
     angles = jnp.pi / 2 * (linear + 1)  # From 0 to pi.
@@ -231,11 +231,11 @@ class Iodine(nn.Module):
     check_at_least("num_slots", num_slots, 2)
     check_at_least("num_iterations", num_iterations, 1)
     batch_size, size = len(images), self.refinement.slot_size
+    shape = (batch_size, num_slots, size)
     if noise is None:
-      ids = jnp.arange(batch_size) if example_ids is None else example_ids
       key = self.make_rng("slots")
       steps = [
-        example_noise(jax.random.fold_in(key, t), ids, (num_slots, size))
+        example_noise(jax.random.fold_in(key, t), example_ids, shape)
         for t in range(num_iterations + 1)
       ]
       noise = jnp.stack(steps, axis=1)

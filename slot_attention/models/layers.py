@@ -3,6 +3,7 @@
 Letters in shapes: B batch, D slot size.
 """
 
+from collections.abc import Callable
 import functools
 
 import flax.linen as nn
@@ -99,15 +100,23 @@ def linear_coordinates(height: int, width: int) -> jax.Array:
 
 
 def example_noise(
-  key: jax.Array, example_ids: jax.Array, shape: tuple[int, ...]
+  key: jax.Array,
+  example_ids: jax.Array | None,
+  shape: tuple[int, ...],
+  draw: Callable[..., jax.Array] = jax.random.normal,
 ) -> jax.Array:
-  """Draws standard normal noise [B, *shape].
+  """Draws noise that depends only on the key and on the id of each example.
 
-  The noise of an example depends only on the key and on its id in example_ids,
-  int [B].
+  Args:
+    key: of the noise.
+    example_ids: int [B]; None for 0 to B - 1.
+    shape: of the noise, [B, ...].
+    draw: a distribution of `jax.random`, by default the standard normal one.
   """
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+  batch_size, *rest = shape
+  ids = jnp.arange(batch_size) if example_ids is None else example_ids
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+  return jax.vmap(lambda key: draw(key, tuple(rest)))(keys)
 
 
 def check_initial(

@@ -190,7 +190,6 @@ class MeshAttention(nn.Module):
         num_slots = given.shape[1]
     check_at_least("num_slots", num_slots, 1)
     check_at_least("num_iterations", num_iterations, 1)
-    ids = jnp.arange(batch_size) if example_ids is None else example_ids
     initializer = nn.initializers.glorot_uniform(in_axis=0, batch_axis=1)
     mu, log_sigma = (
       self.param(name, initializer, (1, 1, self.slot_size))
@@ -198,8 +197,8 @@ class MeshAttention(nn.Module):
     )
     if slots is None:
       if noise is None:
-        shape = (num_slots, self.slot_size)
-        noise = example_noise(self.make_rng("slots"), ids, shape)
+        shape = (batch_size, num_slots, self.slot_size)
+        noise = example_noise(self.make_rng("slots"), example_ids, shape)
       slots = mu + jnp.exp(log_sigma) * noise
 
     norm_slots = LayerNorm(name="norm_slots")
@@ -217,8 +216,8 @@ class MeshAttention(nn.Module):
     log_a = total + Amounts(self.mlp_hidden_size, name="input_amounts")(inputs)
     cost_noise = 0.0
     if self.mesh_steps:
-      shape = (num_inputs, num_slots)
-      cost_noise = example_noise(self.make_rng("slots"), ids, shape)
+      shape = (batch_size, num_inputs, num_slots)
+      cost_noise = example_noise(self.make_rng("slots"), example_ids, shape)
 
     plan_per_iteration, slots_per_iteration = [], [slots]
     for _ in range(num_iterations):
@@ -269,11 +268,18 @@ class Amounts(nn.Module):
 
 
 def _distance(k, q):
-  """Returns the Euclidean distances [B, N, K] of k [B, N, D], q [B, K, D]."""
+  """Returns the Euclidean distances [B, N, K] of k [B, N, D], q [B, K, D].
+
+  The product is as precise as the squares, from which it is subtracted, also on
+  accelerators that multiply in fewer bits by default.
+  """
+  product = jnp.einsum(
+    "bnd,bkd->bnk", k, q, precision=jax.lax.Precision.HIGHEST
+  )
   squares = (
     jnp.sum(jnp.square(k), axis=-1)[:, :, None]
     + jnp.sum(jnp.square(q), axis=-1)[:, None]
-    - 2 * jnp.einsum("bnd,bkd->bnk", k, q)
+    - 2 * product
   )
   # At 0 the distance has no gradient, and rounding can go below it.
   return jnp.sqrt(jnp.maximum(squares, 1e-12))

@@ -203,8 +203,7 @@ class MONet(nn.Module):
     log_masks, log_scopes = self._attend(unit_images, num_slots)
     mean, deviation = self.component_encoder(unit_images, log_masks)
     if noise is None:
-      ids = jnp.arange(len(images)) if example_ids is None else example_ids
-      noise = example_noise(self.make_rng("slots"), ids, mean.shape[1:])
+      noise = example_noise(self.make_rng("slots"), example_ids, mean.shape)
     slots = mean + deviation * noise
     divergence = jnp.square(mean) + jnp.square(deviation) - 1
     divergence = divergence / 2 - jnp.log(deviation)

@@ -306,11 +306,13 @@ class NeuralEM(nn.Module):
     return (state, probabilities, masks), (slots, *terms)
 
   def _noise(self, shape, num_slots, num_iterations, example_ids):
-    ids = jnp.arange(shape[0]) if example_ids is None else example_ids
+    batch_size, *rest = shape
     key = self.make_rng("slots")
     # What a step draws depends neither on K nor on T.
     steps = [
-      example_noise(jax.random.fold_in(key, t), ids, (count, *shape[1:]))
+      example_noise(
+        jax.random.fold_in(key, t), example_ids, (batch_size, count, *rest)
+      )
       for t, count in enumerate((num_slots, *[1] * num_iterations))
     ]
     return jnp.concatenate(steps, axis=1)

@@ -220,6 +220,19 @@ class SpatialBroadcastDecoder(nn.Module):
     return x
 
 
+def check_inputs(encoder: nn.Module, slot_attention: nn.Module) -> None:
+  """Raises a ValueError unless slots without projections fit the inputs."""
+  if (
+    not getattr(slot_attention, "use_projections", True)
+    and encoder.mlp_size != slot_attention.slot_size
+  ):
+    raise ValueError(
+      "slot_attention.use_projections=False compares inputs with slots"
+      f" directly: encoder.mlp_size={encoder.mlp_size} must equal"
+      f" slot_attention.slot_size={slot_attention.slot_size}"
+    )
+
+
 def check_frames(slot_attention: nn.Module, decoder: nn.Module) -> None:
   """Raises a ValueError unless slots and decoder have the same frame."""
   of_slots, of_decoder = (
@@ -240,6 +253,7 @@ class ObjectDiscovery(nn.Module):
   decoder: SpatialBroadcastDecoder
 
   def __post_init__(self):
+    check_inputs(self.encoder, self.slot_attention)
     check_frames(self.slot_attention, self.decoder)
     super().__post_init__()
 

@@ -21,6 +21,7 @@ from slot_attention.models.slot_models import (
   Encoder,
   SpatialBroadcastDecoder,
   check_frames,
+  check_inputs,
 )
 
 
@@ -92,6 +93,7 @@ class VideoDiscovery(nn.Module):
   decoder: SpatialBroadcastDecoder
 
   def __post_init__(self):
+    check_inputs(self.encoder, self.slot_attention)
     check_frames(self.slot_attention, self.decoder)
     super().__post_init__()
 

@@ -94,11 +94,7 @@ def decode(
   Returns:
     For each of the T iterations, the outputs of the model's `decode`.
   """
-
-  @jax.jit
-  def decode(slots):
-    return run.task.model.apply({"params": run.params}, slots, method="decode")
-
+  decode = jax.jit(lambda slots: run.task.decode(run.params, slots))
   slots = outputs["slots_per_iteration"]
   return [decode(slots[:, t]) for t in range(1, slots.shape[1])]
 

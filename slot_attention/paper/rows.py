@@ -52,7 +52,7 @@ class Row:
     evaluation: dict of further changes, only in evaluation.
     paper: dict from metric to the paper's number, in percent.
     direction: how the paper compares this variant with the default: a key of
-      `experiments.DIRECTIONS`, "not stated", or "" if it is not a variant.
+      `ablations.DIRECTIONS`, "not stated", or "" if it is not a variant.
   """
 
   label: str

@@ -68,8 +68,8 @@ def dspn(model: models.DSPN, *, max_objects: int, code_weight: float) -> Task:
 
   def loss(outputs, batch):
     targets = models.from_targets(batch["targets"])
-    pairs = min(model.set_decoder.num_slots, targets.shape[1])
-    set_loss = losses.hungarian_huber_loss(outputs["slots"], targets) / pairs
+    set_loss = losses.hungarian_huber_loss(outputs["slots"], targets)
+    set_loss /= model.set_decoder.num_slots
     return set_loss + code_weight * models.code_loss(
       outputs["codes"], outputs["target_codes"]
     )

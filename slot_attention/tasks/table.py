@@ -121,7 +121,13 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
   except ValueError as error:
     raise ValueError(f"model.{place}{error}") from error
   task = make(whole, max_objects=config.data.max_objects, **config.loss)
-  return dataclasses.replace(task, compute_dtype=config.compute_dtype)
+  module = getattr(whole, "slot_attention", None)
+  return dataclasses.replace(
+    task,
+    has_free_slots=task.has_free_slots
+    and not isinstance(module, models.SlotMLP),
+    compute_dtype=config.compute_dtype,
+  )
 
 
 def slots_section(config: ml_collections.ConfigDict) -> Any:

@@ -81,7 +81,7 @@ class Task:
       key: of the initial slots' noise, beside each example's id.
       training: whether the model has the random stream "training" as well, for
         noise that evaluations do not have.
-      **kwargs: num_slots, num_iterations, slots, noise: see `SlotAttention`.
+      **kwargs: num_slots, num_iterations and others of the model's call.
     """
     more = {name: batch[name] for name in self.more_inputs if name in batch}
     rngs = {"slots": key}

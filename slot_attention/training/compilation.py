@@ -29,11 +29,8 @@ _COLLECTIVES = (
 )
 _HOST_TRANSFERS = ("infeed", "outfeed", "send", "recv")
 # Changes that may make a step fit, in the order in which they are tried.
-_REMEDIES = (
-  {"compute_dtype": "bfloat16"},
-  {"model.decoder.remat_chunk_size": 8},
-  {"compute_dtype": "bfloat16", "model.decoder.remat_chunk_size": 8},
-)
+# They are bfloat16, rematerialisation in the decoder, or both.
+_REMEDIES = ((True, False), (False, True), (True, True))
 
 
 class DoesNotFitError(ValueError):
@@ -298,13 +295,16 @@ def _explain(error, topology, share):
 
 def _find_remedy(config, topology):
   """Says which change makes a step fit that does not; compiles each."""
-  for changes in _REMEDIES:
+  decoders = [x for x in config.model if "remat_chunk_size" in config.model[x]]
+  for change_dtype, remat in _REMEDIES:
+    changes = {"compute_dtype": "bfloat16"} if change_dtype else {}
+    if remat and not decoders:
+      continue
+    if remat:
+      changes[f"model.{decoders[0]}.remat_chunk_size"] = 8
     flags = " ".join(f"--config.{name}={new}" for name, new in changes.items())
     changed = config.copy_and_resolve_references()
-    try:
-      changed.update_from_flattened_dict(changes)
-    except KeyError:  # The model has no decoder.
-      continue
+    changed.update_from_flattened_dict(changes)
     logging.info("It does not fit. Compiling with %s", flags)
     try:
       facts = compile_step(changed, topology)

@@ -1,4 +1,4 @@
-"""Evaluates parameters: the paper's numbers, pictures and sweeps."""
+"""Evaluates parameters: the paper's numbers, and pictures."""
 
 from collections.abc import Callable, Sequence
 import functools

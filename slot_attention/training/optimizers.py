@@ -128,14 +128,17 @@ def _matrices(params):
   """Says how each parameter is a matrix for Muon; None where Adam updates it.
 
   The kernel of a layer has its outputs in the last axis. All other axes are
-  inputs: a convolution's kernel is a matrix of height * width * D by F.
+  inputs: a convolution's kernel is a matrix of height * width * D by F. Learned
+  initial slots are no kernel, however many there are.
   """
 
-  def dimension_numbers(x):
+  def dimension_numbers(path, x):
+    if jax.tree_util.keystr(path[-1:], simple=True).startswith("slots_"):
+      return None
     if x.ndim < 2 or min(x.size // x.shape[-1], x.shape[-1]) < MIN_MUON_SIZE:
       return None
     return contrib.MuonDimensionNumbers(
       reduction_axis=tuple(range(x.ndim - 1)), output_axis=x.ndim - 1
     )
 
-  return jax.tree.map(dimension_numbers, params)
+  return jax.tree_util.tree_map_with_path(dimension_numbers, params)

@@ -35,6 +35,7 @@ RUN_FIELDS = (
   "num_cpu_devices",
   "data.data_dir",
   "model.decoder.remat_chunk_size",
+  "model.invariant_decoder.remat_chunk_size",
 )
 
 

@@ -61,31 +61,36 @@ def sweep_run(
     `report`. If any metric is in percent, it is drawn in sweep.png.
 
   Raises:
-    ValueError: if the run has the Slot MLP, or cannot be loaded.
+    ValueError: if the model has neither iterations nor a free number of slots,
+      as the Slot MLP; or if the run cannot be loaded.
   """
   config = validation.checked(config, num_devices=parallel.num_devices())
-  if "slot_mlp" in config.model:
-    raise ValueError(
-      "the Slot MLP cannot be swept: it has no iterations and a fixed number of"
-      " slots"
-    )
   trained = runs.load_config(workdir)
   spare_slots = (
     tasks.slots_section(trained).num_slots - trained.data.max_objects
   )
-  task, data, params, step = evaluate.load(workdir, config)
-  split = data.splits["eval"]
-  num_objects = split.num_objects
-  counts = np.unique(num_objects).tolist()
   section = tasks.slots_section(config)
   slots, iterations = section.num_slots, section.get("num_iterations", 0)
+  task, data, params, step = evaluate.load(workdir, config)
+  if not iterations and not task.has_free_slots:
+    raise ValueError(
+      "this model cannot be swept: it has no iterations and a fixed number of"
+      " slots"
+    )
+  split = data.splits["eval"]
+  num_objects = split.num_objects
+  counts = np.unique(num_objects).tolist() if split.knows_objects else []
   swept, slot_counts, more_slots = [], [], []
   if only in ("", "iterations", "objects"):
     swept = [*SWEPT_ITERATIONS] if iterations else [None]
     if iterations >= max(SWEPT_ITERATIONS):
       swept += SWEPT_MANY_ITERATIONS
   if only in ("", "slots") and task.has_free_slots:
-    slot_counts = counts
+    slot_counts = [
+      count
+      for count in counts
+      if task.slots_can_grow or count + spare_slots <= slots
+    ]
   if only in ("", "more_slots") and task.slots_can_grow:
     more_slots = SWEPT_MORE_SLOTS
 

@@ -72,6 +72,14 @@ def train(
   start = time.monotonic()
   config = validation.checked(config, num_devices=parallel.num_devices())
   runs.claim(workdir, config)
+  # The lock comes first: a checkpoint that another process saves after this one
+  # has looked would count as damaged.
+  with runs.lock(workdir):
+    return _train(config, workdir, on_metrics, start)
+
+
+def _train(config, workdir, on_metrics, start):
+  """Trains a model in a folder that this process has locked, see `train`."""
   goes_on = checkpoints.has_any(workdir)
   others = {} if goes_on else initial.read(config.initial_params)
   data = loading.load(config.data)
@@ -106,7 +114,6 @@ def train(
   step = first_step
   with (
     stopping.Stopper(start, config.max_minutes) as stopper,
-    runs.lock(workdir),
     checkpoints.open_checkpoints(
       workdir, config.keep_checkpoints, first_step
     ) as manager,

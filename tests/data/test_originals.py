@@ -1,5 +1,6 @@
 """Tests of the readers of original data, and of the download."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import gzip
@@ -264,7 +265,8 @@ def publish_at(monkeypatch, port):
 
 
 def files_of(folder):
-  return {path.name: path.read_bytes() for path in folder.iterdir()}
+  files = (path for path in folder.iterdir() if path.suffix != ".lock")
+  return {path.name: path.read_bytes() for path in files}
 
 
 def test_a_file_is_downloaded_once(tmp_path, behavior):
@@ -273,6 +275,16 @@ def test_a_file_is_downloaded_once(tmp_path, behavior):
   assert path == folder / "some.tfrecords"
   assert files_of(folder) == {"some.tfrecords": CONTENT}
   assert multi_object_records.download("tetrominoes", folder) == path
+  assert behavior.ranges == [None]
+
+
+def test_processes_that_need_one_file_download_it_once(tmp_path, behavior):
+  names = ["tetrominoes"] * 4
+  download = functools.partial(multi_object_records.download, folder=tmp_path)
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    paths = list(pool.map(download, names))
+  assert set(paths) == {tmp_path / "some.tfrecords"}
+  assert files_of(tmp_path) == {"some.tfrecords": CONTENT}
   assert behavior.ranges == [None]
 
 

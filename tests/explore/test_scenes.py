@@ -80,6 +80,8 @@ def test_a_scene_that_cannot_be_drawn_is_named():
   ):
     with pytest.raises(ValueError, match=words):
       scenes.draw(config, 0, values)
+  config.data.procedural.num_objects = 8
+  assert scenes.factors(config)[0][2:5] == (8, 1, 8)
   config.data.name, config.data.source = "objects_room_train", "original"
   assert scenes.factors(config) == []
   with pytest.raises(ValueError, match="no generator of objects_room_train"):

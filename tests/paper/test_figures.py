@@ -1,5 +1,7 @@
 """Tests of the figures of a run."""
 
+import dataclasses
+
 import jax
 import matplotlib.image
 import numpy as np
@@ -105,8 +107,10 @@ def test_object_discovery_labels_every_iteration(tmp_path, monkeypatch):
   assert all(texts.count("Slot 4") == 1 for texts in (slots, attention, whole))
 
 
-def test_decoding_the_last_iteration_gives_the_reconstruction():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_decoding_the_last_iteration_gives_the_reconstruction(dtype):
   run = pretrained.load("quickstart")
+  run = run._replace(task=dataclasses.replace(run.task, compute_dtype=dtype))
   batch = tasks.normalize(pretrained.load_examples("quickstart"))
   outputs = jax.jit(run.task.apply)(run.params, batch, jax.random.key(0))
   decoded = figures.decode(run, outputs)

@@ -12,6 +12,7 @@ def test_a_step_is_measured_and_scaled_to_the_batch():
   seconds = plan.seconds_per_step(config)
   assert 0 < seconds < 60
   config.batch_size = 64_000
+  config.optimizer = "muon"
   assert plan.seconds_per_step(config) > 50 * seconds
 
 

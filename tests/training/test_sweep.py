@@ -7,8 +7,35 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from slot_attention.data import loading
+from slot_attention.data import loading, store
 from slot_attention.training import evaluate, sweep, train
+
+
+def test_learned_slots_are_swept_as_far_as_they_were_learned(
+  set_config, tmp_path
+):
+  set_config.model.slot_attention.slot_init = "queries"
+  most = set_config.data.max_objects
+  set_config.data.max_objects = 3  # One of the 4 slots is spare.
+  set_config.data.num_eval = 4
+  train.train(set_config, tmp_path)
+  set_config.data.max_objects = most
+  rows = sweep.sweep_run(set_config, tmp_path, "slots")
+  counts = set(
+    loading.load(set_config.data).splits["eval"].num_objects.tolist()
+  )
+  assert [row["num_objects"] for row in rows] == sorted(counts - {4, 5})
+  assert rows and max(counts) > 3
+  assert sweep.sweep_run(set_config, tmp_path, "more_slots") == []
+
+
+def test_images_with_unknown_objects_are_swept_over_t_and_k(
+  config, tmp_path, monkeypatch
+):
+  train.train(config, tmp_path)
+  monkeypatch.setattr(store.Split, "knows_objects", False)
+  rows = sweep.sweep_run(config, tmp_path)
+  assert {row["sweep"] for row in rows} == {"iterations", "more_slots"}
 
 
 def test_a_sweep_covers_iterations_objects_and_slots(

@@ -98,7 +98,7 @@ def test_the_slot_mlp_predicts_sets(set_config, tmp_path):
   set_config.loss.use_all_iterations = True
   with pytest.raises(ValueError, match="the Slot MLP has no iterations"):
     train.train(set_config, tmp_path)
-  with pytest.raises(ValueError, match="the Slot MLP cannot be swept"):
+  with pytest.raises(ValueError, match="this model cannot be swept"):
     sweep.sweep_run(runs.load_config(tmp_path), tmp_path)
 
 
