@@ -217,10 +217,11 @@ def loss_of(outputs, images, targets):
   """Computes mean squared error, or Huber loss under the best matching."""
   if "recon_combined" in outputs:
     return tf.reduce_mean(tf.square(outputs["recon_combined"] - images))
+  predictions = outputs["predictions"]
+  spare = max(predictions.shape[1] - targets.shape[1], 0)
+  targets = tf.pad(targets, [[0, 0], [0, spare], [0, 0]])
   # The Keras function averages over the last axis.
-  costs = tf.keras.losses.huber(
-    targets[:, None], outputs["predictions"][:, :, None]
-  )
+  costs = tf.keras.losses.huber(targets[:, None], predictions[:, :, None])
   pairs = tf.numpy_function(match, [costs], tf.int64)
   pairs = tf.ensure_shape(pairs, (costs.shape[0], min(costs.shape[1:]), 2))
   matched = tf.gather_nd(costs, pairs, batch_dims=1)

@@ -217,9 +217,10 @@ def loss_of(outputs, images, targets):
   """Computes mean squared error, or Huber loss under the best matching."""
   if "recon_combined" in outputs:
     return functional.mse_loss(outputs["recon_combined"].float(), images)
-  pairs = torch.broadcast_tensors(
-    outputs["predictions"].float()[:, :, None], targets[:, None]
-  )
+  predictions = outputs["predictions"].float()
+  spare = max(predictions.shape[1] - targets.shape[1], 0)
+  targets = functional.pad(targets, (0, 0, 0, spare))
+  pairs = torch.broadcast_tensors(predictions[:, :, None], targets[:, None])
   costs = functional.huber_loss(*pairs, reduction="none").mean(dim=-1)
   rows, columns = match(costs.detach())
   examples = torch.arange(len(costs), device=costs.device)[:, None]

@@ -26,7 +26,7 @@ import configs
 # Of each config: the weight of the share of kept slots, and initial_params.
 _VALUES = {
   "clevr6_object_discovery": (2.03e-4, ""),
-  "tetrominoes_object_discovery": (2.72e-3, "tetrominoes"),
+  "tetrominoes_object_discovery": (2.72e-3, "tetrominoes_three_iterations"),
   "multi_dsprites_object_discovery": (8.14e-4, ""),
   "tetrominoes_small": (1.70e-2, "tetrominoes_small"),
   "quickstart": (1.30e-2, "quickstart"),

@@ -12,7 +12,7 @@ import configs
 from slot_attention import tasks
 
 BATCH_SIZE = 2
-MAX_OBJECTS = 3  # Fewer than slots, so that the matching is not square.
+MAX_OBJECTS = 3  # Fewer than slots, so that one learns that it is no object.
 # All sizes differ, so that a confusion of axes fails.
 SMALL = {
   "full_resolution": {
