@@ -429,7 +429,11 @@ def test_a_field_with_a_default_may_be_left_out(config):
   )
 
 
-def test_slots_without_projections_must_have_the_size_of_the_inputs(config):
+@pytest.mark.parametrize("task", ["object_discovery", "set_prediction"])
+def test_slots_without_projections_must_have_the_size_of_the_inputs(
+  config, set_config, task
+):
+  config = {"object_discovery": config, "set_prediction": set_config}[task]
   config.model.slot_attention.use_projections = False
   config.model.encoder.mlp_size = config.model.slot_attention.slot_size + 1
   with pytest.raises(ValueError, match="mlp_size=.* must equal .*slot_size"):

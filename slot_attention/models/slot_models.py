@@ -322,6 +322,10 @@ class SetPrediction(nn.Module):
   slot_attention: nn.Module
   classifier: SetPredictor
 
+  def __post_init__(self):
+    check_inputs(self.encoder, self.slot_attention)
+    super().__post_init__()
+
   def __call__(self, images: jax.Array, **kwargs) -> dict[str, jax.Array]:
     """Predicts the properties of the objects in images.
 

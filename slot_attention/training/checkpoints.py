@@ -120,9 +120,8 @@ def restore_newest(
     there is no checkpoint.
 
   Raises:
-    ValueError: if all checkpoints are damaged, or if an intact one has
-      parameters of other names or shapes than `like`, which are named, or the
-      state of another optimiser.
+    ValueError: if all checkpoints are damaged, or if the parameters of an
+      intact one have other names or shapes than `like`, which are named.
   """
   if not _folder(workdir).exists():
     return None
@@ -138,7 +137,6 @@ def restore_newest(
         if not like:
           return step, {"params": params}
         _check_shapes(params, like["params"])
-        _check_optimizer(manager, step, like["optimizer"])
         optimizer = _restore(manager, step, "optimizer", like["optimizer"])
         return step, {"params": params, "optimizer": optimizer}
       except MisfitError:
@@ -157,7 +155,7 @@ def restore_newest(
 
 
 class MisfitError(ValueError):
-  """The parameters or the optimiser of a checkpoint do not fit the config."""
+  """The parameters of a checkpoint do not fit the model."""
 
 
 def check_fit(
@@ -190,18 +188,6 @@ def _check_shapes(params, like):
   if wrong:
     raise MisfitError(
       "the checkpoint does not fit the config: " + "; ".join(wrong)
-    )
-
-
-def _check_optimizer(manager, step, like):
-  saved, needed = (
-    sorted(leaf.shape for leaf in jax.tree.leaves(tree) if leaf is not None)
-    for tree in (manager.item_metadata(step)["optimizer"].tree, like)
-  )
-  if saved != needed:
-    raise MisfitError(
-      f"the checkpoint of step {step} has the state of another optimizer than"
-      " that of the config"
     )
 
 
