@@ -114,13 +114,7 @@ def segment(
   slots = np.asarray(masks)[..., 0].argmax(axis=0) + 1
   box = crop(config, height, width)
   segments = np.zeros((height, width), np.uint8)
-  # Every pixel of the box takes the nearest pixel of the masks.
-  rows, columns = (
-    ((np.arange(side.stop - side.start) + 0.5) * size
-     / (side.stop - side.start)).astype(int)
-    for side, size in zip(box, slots.shape)
-  )  # fmt: skip
-  segments[box] = slots[rows[:, None], columns]
+  segments[box] = clevr.resize_to_nearest(slots, segments[box].shape)
   return segments
 
 

@@ -84,12 +84,21 @@ def frame_segments(
 
   See `frame` for the arguments.
   """
-  segments = _cut_out(segments, crop)
+  return resize_to_nearest(_cut_out(segments, crop), (image_size, image_size))
+
+
+def resize_to_nearest(maps: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """Resizes maps [..., H, W] to a shape (h, w) by the nearest pixel.
+
+  Returns:
+    [..., h, w] of the same type. Row i takes row floor((i + 0.5) H / h), and
+    columns do the same.
+  """
   rows, columns = (
-    ((np.arange(image_size) + 0.5) * size / image_size).astype(int)
-    for size in segments.shape[1:]
+    ((np.arange(size) + 0.5) * given / size).astype(int)
+    for size, given in zip(shape, maps.shape[-2:])
   )
-  return segments[:, rows[:, None], columns]
+  return maps[..., rows[:, None], columns]
 
 
 def _cut_out(images, crop):

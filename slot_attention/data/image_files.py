@@ -62,10 +62,7 @@ def read_folder(
     ValueError: if the folder has too few images, or if a file cannot be read;
       says why.
   """
-  masks = path / "masks"
-  folder = path / "images" if masks.is_dir() else path
-  if not folder.is_dir():
-    raise FileNotFoundError(f"there is no folder {folder}")
+  masks, folder = path / "masks", _folder_of_images(path)
   files = _image_files(folder)
   if len(files) < stop:
     raise ValueError(
@@ -95,6 +92,19 @@ def read_folder(
       }
 
 
+def count(path: Path) -> int:
+  """Returns the number of examples of a folder.
+
+  Raises:
+    FileNotFoundError: if there is no such folder, or no image in it.
+  """
+  folder = _folder_of_images(path)
+  files = _image_files(folder)
+  if not files:
+    raise FileNotFoundError(f"there is no image in {folder}")
+  return len(files)
+
+
 def fingerprint(path: Path) -> str:
   """Returns a digest that changes when files of a folder change.
 
@@ -111,6 +121,13 @@ def fingerprint(path: Path) -> str:
     place = file.relative_to(path).as_posix()
     digest.update(f"{place} {found.st_size} {found.st_mtime_ns};".encode())
   return digest.hexdigest()
+
+
+def _folder_of_images(path):
+  folder = path / "images" if (path / "masks").is_dir() else path
+  if not folder.is_dir():
+    raise FileNotFoundError(f"there is no folder {folder}")
+  return folder
 
 
 def _image_files(folder):

@@ -16,12 +16,14 @@ again. The part that finds all chunks complete makes the data set.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from slot_attention import command, visualization
 from slot_attention.data import (
   datasets,
+  image_files,
   loading,
   multi_object_records,
   store,
@@ -48,7 +50,10 @@ def main(arguments: Sequence[str]) -> None:
   )
   flags.define_string("data_dir", "data", "Folder of the prepared data sets.")
   flags.define_integer(
-    "num_examples", None, "How many; default: what the paper needs.", minimum=1
+    "num_examples",
+    None,
+    "How many; default: what the paper needs, or all images of a folder.",
+    minimum=1,
   )
   flags.define_integer("seed", 0, "Of a procedural data set.", minimum=0)
   flags.define_string("shard", "0/1", "Do part I of N parts of the work: I/N.")
@@ -113,12 +118,15 @@ def _prepare_for_config(flags):
 
 def _prepare_by_name(name, flags):
   data_set = datasets.DATA_SETS[name]
+  num_examples = data_set.num_examples
+  if name == "image_folder" and flags.path:
+    num_examples = image_files.count(Path(flags.path))
   data = {
     "name": name,
     "source": flags.source,
     "path": flags.path,
     "data_dir": flags.data_dir,
-    "num_examples": flags.num_examples or data_set.num_examples,
+    "num_examples": flags.num_examples or num_examples,
     "preprocessing": data_set.preprocessing,
     "procedural": {"seed": flags.seed},
   }

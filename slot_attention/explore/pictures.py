@@ -103,7 +103,7 @@ def highlight(view: View, seen: Seen, image: int, slot: int) -> np.ndarray:
       if (piece.image, piece.slot) == (image, slot):
         share = mask[..., 0]
   elif "attn" in seen.outputs:
-    share = _enlarge(attention(view, seen)[slot], share.shape)
+    share = clevr.resize_to_nearest(attention(view, seen)[slot], share.shape)
     share = share / max(share.max(), 1e-6)
   share = share[..., None]
   return picture * (_DIMMED + (1 - _DIMMED) * share)
@@ -287,15 +287,6 @@ def _attention_maps(seen):
   size = seen.batch["images"].shape[1:3]
   (maps,) = visualization.attention_maps(seen.outputs["attn"][None], size)
   return maps / np.maximum(maps.max(axis=(1, 2, 3), keepdims=True), 1e-9)
-
-
-def _enlarge(brightness, shape):
-  """Enlarges a map [h, w] to a picture's size by the nearest pixel."""
-  rows, columns = (
-    ((np.arange(size) + 0.5) * given / size).astype(int)
-    for size, given in zip(shape, brightness.shape)
-  )
-  return brightness[rows[:, None], columns]
 
 
 def all_attention(view: View, seen: Seen) -> np.ndarray:

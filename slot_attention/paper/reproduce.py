@@ -58,7 +58,13 @@ from slot_attention.paper.rows import (
   jobs_of,
   rows_at,
 )
-from slot_attention.training import evaluate, sweep, train, writers
+from slot_attention.training import (
+  checkpoints,
+  evaluate,
+  sweep,
+  train,
+  writers,
+)
 
 # The folder, below that of the results, of what finished runs gave.
 KEPT = "runs"
@@ -215,7 +221,7 @@ def _has(folder, files):
 def _read(folder, files):
   """Returns what a run gave, None if it diverged; and its provenance."""
   trained = json.loads((folder / FINISHED).read_text())
-  origin = {key: trained.get(key, value) for key, value in provenance().items()}
+  origin = {key: trained.get(key, "not recorded") for key in _origin()}
   if trained["metrics"] is None or len(files) == 1:
     return trained["metrics"], origin
   return json.loads((folder / files[-1]).read_text()), origin
@@ -225,15 +231,17 @@ def _measure(experiment, row, config, workdir, files):
   """Trains and evaluates a run, unless that has been done before."""
   trained = workdir / FINISHED
   if not trained.exists():
+    goes_on = checkpoints.has_any(workdir)
     start = time.monotonic()
     try:
       metrics = train.train(config, workdir)
     except FloatingPointError as error:
       logging.error("The run diverged, which is recorded: %s", error)
       metrics = None
-    seconds = time.monotonic() - start
+    # The time of the earlier parts of an interrupted run is not known.
+    seconds = None if goes_on else time.monotonic() - start
     trained.write_text(
-      json.dumps({"seconds": seconds, "metrics": metrics, **provenance()})
+      json.dumps({"seconds": seconds, "metrics": metrics, **_origin()})
     )
   if _has(workdir, files):
     return
@@ -245,6 +253,12 @@ def _measure(experiment, row, config, workdir, files):
   else:
     measured = evaluate.evaluate_run(config, workdir)
   (workdir / files[-1]).write_text(json.dumps(measured))
+
+
+def _origin():
+  """Returns the provenance of a run that this process trains."""
+  flags = os.environ.get("XLA_FLAGS", "").strip()
+  return {**provenance(), "xla_flags": flags or "none"}
 
 
 def _keep(workdir, kept):
@@ -264,12 +278,12 @@ def _list(folders: Sequence[Path], scale: str, seeds: Sequence[int]) -> None:
   for name, experiment in EXPERIMENTS.items():
     jobs = jobs_of(experiment, scale, seeds)
     finished = [find_finished(job, folders) for job in jobs]
-    seconds = [
-      json.loads(path.read_text())["seconds"] for path in finished if path
-    ]
-    took = f", {np.mean(seconds):.0f} s a run" if seconds else ""
+    done = [path for path in finished if path]
+    seconds = [json.loads(path.read_text())["seconds"] for path in done]
+    timed = [x for x in seconds if x is not None]
+    took = f", {np.mean(timed):.0f} s a run" if timed else ""
     print(
-      f"{name:<15} {len(seconds)} runs done, {len(jobs) - len(seconds)}"
+      f"{name:<15} {len(done)} runs done, {len(jobs) - len(done)}"
       f" missing{took}: {experiment.title}"
       + ("" if jobs else f" (not at --scale={scale})")
     )

@@ -69,8 +69,8 @@ def _about(result):
   table = result["table"]
   about = (
     f"`{result['command']}`, {result['date']}, {result['hardware']},"
-    f" {pairs(result['versions'])}. Mean ± standard deviation over the seeds,"
-    " in percent except for the loss."
+    f" {pairs(result['versions'])}{_flags(result)}. Mean ± standard deviation"
+    " over the seeds, in percent except for the loss."
   )
   if any(line["metric"] == "mse" for line in table):
     about += (
@@ -98,6 +98,12 @@ def _about(result):
       " see the configs, and its numbers cannot be compared with the paper's."
     )
   return about
+
+
+def _flags(result):
+  """Names the XLA_FLAGS of the runs, if there were any."""
+  flags = result.get("xla_flags", "none")
+  return "" if flags == "none" else f", XLA_FLAGS: {flags}"
 
 
 def _measured(result, sweep):

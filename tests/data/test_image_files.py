@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from slot_attention import predict
-from slot_attention.data import datasets, image_files, loading
+from slot_attention.data import datasets, image_files, loading, prepare
 from tests.data.test_loading import section
 
 
@@ -143,6 +143,20 @@ def test_masks_of_a_folder_give_segments_and_numbers_of_objects(tmp_path):
   np.testing.assert_array_equal(segments, np.full((2, 16, 16), [[[1]], [[3]]]))
 
 
+def test_a_folder_is_prepared_whole_by_its_name(tmp_path, capsys):
+  folder = tmp_path / "photos"
+  write_folder(folder / "images", 5, masks=folder / "masks")
+  prepare.main(
+    [
+      "image_folder",
+      "--source=original",
+      f"--path={folder}",
+      f"--data_dir={tmp_path / 'data'}",
+    ]
+  )
+  assert "images    uint8 (5, 128, 128, 3)" in capsys.readouterr().out
+
+
 def test_folders_are_read_in_any_parts(tmp_path, monkeypatch):
   write_folder(tmp_path, 5)
   (whole,) = image_files.read_folder(tmp_path, 0, 5, image_size=8)
@@ -172,6 +186,9 @@ def test_errors_of_folders_name_the_file_and_what_is_wrong(tmp_path):
   (folder / "masks" / "b" / "001.png").unlink()
   with pytest.raises(FileNotFoundError, match="mask .*b/001.png is missing"):
     read()
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(FileNotFoundError, match="there is no image in .*empty"):
+    image_files.count(tmp_path / "empty")
   data = folder_section(tmp_path, "")
   with pytest.raises(ValueError, match="data.path='' must name the folder"):
     datasets.check_data(data)

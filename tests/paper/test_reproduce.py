@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 import re
 import shutil
@@ -25,7 +26,7 @@ from slot_attention.paper import (
 )
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.rows import Experiment, Row
-from slot_attention.training import evaluate, sweep, train
+from slot_attention.training import checkpoints, evaluate, sweep, train
 
 ROWS = [
   pytest.param(row, id=f"{name}-{row.label}-{row.config}")
@@ -585,6 +586,28 @@ def test_every_run_keeps_its_date_hardware_and_versions(
   assert "1 x GPU" in result["hardware"] and "CPU" in result["hardware"]
   assert result["versions"]["jax"] == f"{here['versions']['jax']} and 9.9"
   assert result["versions"]["python"] == here["versions"]["python"]
+  # Tests set flags; runs of before these were recorded are named as such.
+  for trained_file in tmp_path.glob("*/small/**/1/trained.json"):
+    content = json.loads(trained_file.read_text())
+    assert content.pop("xla_flags") == os.environ["XLA_FLAGS"].strip()
+    trained_file.write_text(json.dumps(content))
+  flags = run(tmp_path)["xla_flags"]
+  assert "optimization_level" in flags and "not recorded" in flags
+  assert flags in (tmp_path / "results" / "updates_small.md").read_text()
+
+
+def test_the_time_of_an_interrupted_run_is_not_taken_for_the_whole(
+  tmp_path, trained, experiment, monkeypatch, capsys
+):
+  monkeypatch.setattr(checkpoints, "has_any", lambda workdir: True)
+  run(tmp_path)
+  files = [*tmp_path.glob("results/runs/**/trained.json")]
+  assert {json.loads(x.read_text())["seconds"] for x in files} == {None}
+  reproduce.main(
+    ["--list", "--kept", f"--results={tmp_path / 'results'}", "--scale=small"]
+  )
+  (line,) = re.findall("updates .*", capsys.readouterr().out)
+  assert "runs done" in line and "s a run" not in line
 
 
 RESULTS = Path(__file__).parents[2] / "results"
