@@ -228,7 +228,9 @@ def main(arguments: Sequence[str]) -> None:
     for case, facts in zip(missing, pool.map(compile_case, *zip(*missing))):
       done[case] = facts
       bar.update()
-      write(flags.output, [done[x] for x in combinations if x in done])
+      # Earlier cases that this command does not name are kept, after its own.
+      ordered = dict.fromkeys([*combinations, *done])
+      write(flags.output, [done[x] for x in ordered if x in done])
   print(to_markdown([done[case] for case in combinations]))
 
 

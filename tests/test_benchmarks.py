@@ -1,5 +1,6 @@
 """Tests of the benchmarks: counts, commands, and that they run."""
 
+import concurrent.futures
 import importlib
 import json
 from pathlib import Path
@@ -430,6 +431,13 @@ def test_the_benchmark_of_feeding_runs(tmp_path):
   assert min(record["seconds_per_batch"].values()) > 0
 
 
+class ThreadPool(concurrent.futures.ThreadPoolExecutor):
+  """Takes the place of a pool of processes, which would not see a stub."""
+
+  def __init__(self, max_workers, **_):
+    super().__init__(max_workers)
+
+
 def test_steps_that_were_compiled_for_tpus_are_not_compiled_again(
   tmp_path, monkeypatch
 ):
@@ -443,5 +451,15 @@ def test_steps_that_were_compiled_for_tpus_are_not_compiled_again(
   assert tpu.finished(path) == {case: facts}
   arguments = ["--configs=quickstart", "--topologies=v5e:2x2"]
   tpu.main([*arguments, "--precisions=float32", f"--output={path}"])
+  # Other cases are added, and none is lost.
+  monkeypatch.setattr(tpu.concurrent.futures, "ProcessPoolExecutor", ThreadPool)
+  monkeypatch.setattr(
+    tpu,
+    "compile_case",
+    lambda *other: {**dict(zip(names, other)), "does_not_fit": "too large"},
+  )
+  tpu.main([*arguments, "--precisions=bfloat16", f"--output={path}"])
+  precisions = [precision for _, _, precision, _ in tpu.finished(path)]
+  assert sorted({*precisions}) == ["bfloat16", "float32"]
   monkeypatch.setattr(tpu, "_PACKAGES", ["jax", "flax"])
   assert tpu.finished(path) == {}

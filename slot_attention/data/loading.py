@@ -132,7 +132,54 @@ def prepare(
   Returns:
     The folder of the prepared data set, or None if parts of it are missing.
   """
-  data_set, num_examples = DATA_SETS[data["name"]], data["num_examples"]
+  description, chunk_size, make_chunks = _describe(data)
+  if directory := _find(description, data):
+    return directory
+  num_examples = data["num_examples"]
+  directory = Path(data["data_dir"]) / f"{_prefix(description)}-{num_examples}"
+  done = store.write(
+    directory,
+    description,
+    num_examples=num_examples,
+    chunk_size=chunk_size,
+    make_chunks=make_chunks,
+    shard=shard,
+    num_shards=num_shards,
+  )
+  return directory if done else None
+
+
+def find(data: Mapping[str, Any]) -> Path | None:
+  """Returns the folder of a data set, or None if it is not prepared yet.
+
+  Args:
+    data: see `prepare`.
+
+  Raises:
+    FileNotFoundError: if the folder of images that it is made from is missing.
+  """
+  description, _, _ = _describe(data)
+  return _find(description, data)
+
+
+def _find(description, data):
+  for count, directory in prepared_sets(data["data_dir"], _prefix(description)):
+    if count >= data["num_examples"]:
+      return directory
+  return None
+
+
+def _prefix(description):
+  """Names a data set: readable, and different wherever the description is."""
+  digest = hashlib.sha256(
+    json.dumps(description, sort_keys=True).encode()
+  ).hexdigest()
+  return f"{description['name']}-{description['source']}-{digest[:8]}"
+
+
+def _describe(data):
+  """Returns the description of a data set, and the size and maker of chunks."""
+  data_set = DATA_SETS[data["name"]]
   preprocessing = dict(data["preprocessing"])
   description = {
     "name": data["name"],
@@ -158,26 +205,7 @@ def prepare(
     if data["name"] == "image_folder":
       description["files"] = image_files.fingerprint(Path(path))
     chunk_size, make_chunks = _original(data)
-
-  # The name is readable, and differs wherever the description does.
-  digest = hashlib.sha256(
-    json.dumps(description, sort_keys=True).encode()
-  ).hexdigest()
-  prefix = f"{data['name']}-{data['source']}-{digest[:8]}"
-  for count, directory in prepared_sets(data["data_dir"], prefix):
-    if count >= num_examples:
-      return directory
-  directory = Path(data["data_dir"]) / f"{prefix}-{num_examples}"
-  done = store.write(
-    directory,
-    description,
-    num_examples=num_examples,
-    chunk_size=chunk_size,
-    make_chunks=make_chunks,
-    shard=shard,
-    num_shards=num_shards,
-  )
-  return directory if done else None
+  return description, chunk_size, make_chunks
 
 
 def prepared_sets(

@@ -103,9 +103,12 @@ def factors(config: ml_collections.ConfigDict) -> list[Factor]:
     ]
   if data.name.startswith("multi_dsprites"):
     fewest, most = multi_dsprites.NUM_SPRITES[_variant(data.name)]
+    if not options.get("may_overlap", True):
+      most = min(most, multi_dsprites.MOST_APART)
+    number = options.get("num_sprites") or most
     scales = tuple(f"{x:.1f}" for x in multi_dsprites.SCALES)
     return [
-      Factor("num_sprites", "objects", most, fewest, most),
+      Factor("num_sprites", "objects", number, fewest, most),
       Factor("shape", "shape", 0, choices=(_ANY, "square", "ellipse", "heart")),
       Factor("scale", "scale", 0, choices=(_ANY, *scales)),
     ]
@@ -154,6 +157,10 @@ def draw(
     arrays = _draw_sprites(config, seed, values)
   else:
     arrays = _draw_clevr(config, seed, values)
+  if "targets" in arrays:
+    # As many rows as in training, so that they are matched as there.
+    most = max(config.data.max_objects, values["num_objects"])
+    arrays["targets"] = arrays["targets"][:, :most]
   return store.Split(arrays, np.arange(1), config.data.grayscale).take([0])
 
 
@@ -212,7 +219,11 @@ def _one_by_one(arrays):
 
 def _prepared(data):
   """Returns evaluation examples of prepared data, or a grey image."""
-  if loading.prepared_sets(data.data_dir, f"{data.name}-{data.source}"):
+  try:
+    is_prepared = loading.find(data) is not None
+  except FileNotFoundError:  # The folder of images is gone.
+    is_prepared = False
+  if is_prepared:
     split = loading.load(data).splits["eval"]
     return split.take(np.arange(min(_NUM_EXAMPLES, len(split))))
   return {"images": np.full((1, *datasets.image_shape(data)), 128, np.uint8)}
@@ -255,12 +266,14 @@ def _draw_tetrominoes(config, seed, values):
 
 def _draw_sprites(config, seed, values):
   size = datasets.image_shape(config.data)[0]
+  options = {
+    **_options(config),
+    "num_sprites": values["num_sprites"],
+    "image_size": size,
+  }
+  options.pop("seed", None)
   scenes = multi_dsprites.sample(
-    _rng(seed),
-    1,
-    variant=_variant(config.data.name),
-    num_sprites=values["num_sprites"],
-    image_size=size,
+    _rng(seed), 1, variant=_variant(config.data.name), **options
   )
   if values["shape"]:
     shapes = np.where(scenes.shapes > 0, values["shape"], 0)

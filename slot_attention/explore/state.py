@@ -234,8 +234,8 @@ def interpolate(canvas: Canvas, slot: int, other: int, amount: float) -> Canvas:
 
 
 def _read_number(text):
-  if not re.fullmatch(r"\d{1,9}", text):
-    raise ValueError("it must be a number with at most nine digits")
+  if not re.fullmatch(r"\d{1,10}", text):
+    raise ValueError("it must be a number with at most ten digits")
   return int(text)
 
 

@@ -1,7 +1,6 @@
 """Compares models by their evaluations during training."""
 
 from collections.abc import Mapping, Sequence
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,9 @@ def read(workdir: Path) -> list[dict[str, Any]]:
   Returns:
     For each evaluation, a dict of "sweep", "step" and the metrics.
   """
-  lines = (workdir / writers.METRICS).read_text().splitlines()
-  evaluations = [json.loads(line) for line in lines]
   return [
     {"sweep": STEPS, **{k: v for k, v in line.items() if k != "split"}}
-    for line in evaluations
+    for line in writers.read(workdir)
     if line["split"] == "eval"
   ]
 

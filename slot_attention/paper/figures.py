@@ -144,7 +144,8 @@ def _examples(run, count, *, more=False):
   """
   data = run.config.data.copy_and_resolve_references()
   if more:
-    data.max_objects = datasets.DATA_SETS[data.name].max_objects
+    most = datasets.DATA_SETS[data.name].max_objects
+    data.max_objects = max(data.max_objects, most)
   split = loading.load(data).splits["eval"]
   places = np.arange(len(split))
   if more:

@@ -11,7 +11,8 @@ import numpy as np
 
 from slot_attention import parallel, tasks
 from slot_attention.data import clevr, datasets
-from slot_attention.paper.rows import Experiment, Job, find_finished, jobs_of
+from slot_attention.paper.experiments import EXPERIMENTS
+from slot_attention.paper.rows import Job, files_of, find_trained, jobs_of
 from slot_attention.training import optimizers, train
 
 # Number of examples in a measured step, on each device.
@@ -23,21 +24,28 @@ _DECISIVE = (
 
 
 def missing_jobs(
-  experiment: Experiment,
+  name: str,
   scale: str,
   seeds: Sequence[int],
-  folders: Sequence[Path],
+  runs: Path,
+  kept: Path | None = None,
 ) -> list[Job]:
-  """Returns the jobs of an experiment that are not finished, without repeats.
+  """Returns the jobs of an experiment that need training, without repeats.
 
   Args:
-    experiment: the table or figure.
+    name: of the table or figure.
     scale: scale of the runs.
     seeds: seeds of each row.
-    folders: where to look for finished runs.
+    runs: see `rows.find_trained`.
+    kept: see `rows.find_trained`.
   """
-  jobs = {job.directory: job for job in jobs_of(experiment, scale, seeds)}
-  return [job for job in jobs.values() if not find_finished(job, folders)]
+  experiment = EXPERIMENTS[name]
+  missing = {
+    job.directory: job
+    for job in jobs_of(experiment, scale, seeds)
+    if not find_trained(job, files_of(name, experiment, job.row), runs, kept)
+  }
+  return list(missing.values())
 
 
 def describe(jobs: Sequence[Job]) -> str:

@@ -34,13 +34,13 @@ import gzip
 import json
 import os
 from pathlib import Path
-import re
 import shutil
 import time
 from typing import Any
 
 from absl import logging
 import filelock
+from flax import traverse_util
 import jax
 import numpy as np
 
@@ -54,7 +54,9 @@ from slot_attention.paper.rows import (
   changed,
   changed_values,
   config_name,
-  find_finished,
+  files_of,
+  find_trained,
+  has_files,
   jobs_of,
   rows_at,
 )
@@ -65,10 +67,16 @@ from slot_attention.training import (
   train,
   writers,
 )
+from slot_attention.training.runs import RUN_FIELDS
 
 # The folder, below that of the results, of what finished runs gave.
 KEPT = "runs"
 
+# Fields of a config that change nothing of what a run gives, or only by
+# rounding.
+_WITHOUT_EFFECT = {*RUN_FIELDS, "data.path"} - {
+  "num_steps", "log_every", "eval_every"
+}  # fmt: skip
 _NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
 
 
@@ -116,20 +124,20 @@ def reproduce(
       key = job.row.label, job.row.config, job.seed
       if key in measured:
         continue
-      files = _files(name, experiment, job.row)
+      files = files_of(name, experiment, job.row)
       workdir, kept = runs / job.directory, results / KEPT / job.directory
-      if use_kept and _has(kept, files) and not _has(workdir, files):
-        measured[key], origins[key] = _read(kept, files)
+      config = changed(job.config, {"data.data_dir": data_dir})
+      if use_kept and has_files(kept, files) and not has_files(workdir, files):
+        measured[key], origins[key] = _read(kept, files, config)
         continue
       if only_finished and not (workdir / FINISHED).exists():
         continue
-      config = changed(job.config, {"data.data_dir": data_dir})
       with _lock(workdir, wait) as locked:
         if locked:
           logging.info("Run %d of %d: %s", i + 1, len(jobs), workdir)
           _measure(experiment, job.row, config, workdir, files)
           _keep(workdir, kept)
-          measured[key], origins[key] = _read(workdir, files)
+          measured[key], origins[key] = _read(workdir, files, config)
   if not measured:
     raise ValueError(f"no run of {name} at --scale={scale} is finished")
   result = {
@@ -195,32 +203,21 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
     lock.release()
 
 
-def _files(name, experiment, row):
-  """Returns the names of the files with what a run gave.
+def _read(folder, files, config):
+  """Returns what a run gave, None if it diverged; and its provenance.
 
-  The first one is of its training. A second one, if there is one, has another
-  evaluation or a sweep; several rows may evaluate the same run.
+  Raises:
+    ValueError: if it was trained with another config than the given one.
   """
-  if not (experiment.sweep or row.evaluation):
-    return [FINISHED]
-  label = re.sub(r"\W+", "_", row.label)
-  return [FINISHED, f"reproduce_{name}_{label}.json"]
-
-
-def _has(folder, files):
-  """Returns whether a folder has all files that were made for a run.
-
-  A run that diverged has no evaluation.
-  """
-  if not (folder / FINISHED).exists():
-    return False
-  diverged = json.loads((folder / FINISHED).read_text())["metrics"] is None
-  return diverged or all((folder / file).exists() for file in files)
-
-
-def _read(folder, files):
-  """Returns what a run gave, None if it diverged; and its provenance."""
   trained = json.loads((folder / FINISHED).read_text())
+  then, now = trained.get("config", {}), _fields(config)  # Old runs have none.
+  differ = [x for x in then if x in now and then[x] != now[x]]
+  if differ:
+    raise ValueError(
+      f"{folder} was trained with another config: "
+      + "; ".join(f"{x} was {then[x]}, is now {now[x]}" for x in differ)
+      + ". Delete that folder to train again"
+    )
   origin = {key: trained.get(key, "not recorded") for key in _origin()}
   if trained["metrics"] is None or len(files) == 1:
     return trained["metrics"], origin
@@ -240,10 +237,14 @@ def _measure(experiment, row, config, workdir, files):
       metrics = None
     # The time of the earlier parts of an interrupted run is not known.
     seconds = None if goes_on else time.monotonic() - start
-    trained.write_text(
-      json.dumps({"seconds": seconds, "metrics": metrics, **_origin()})
-    )
-  if _has(workdir, files):
+    content = {
+      "seconds": seconds,
+      "metrics": metrics,
+      **_origin(),
+      "config": _fields(config),
+    }
+    trained.write_text(json.dumps(content))
+  if has_files(workdir, files):
     return
   config = changed(config, row.evaluation)
   if experiment.sweep == curves.STEPS:
@@ -261,9 +262,23 @@ def _origin():
   return {**provenance(), "xla_flags": flags or "none"}
 
 
+def _fields(config):
+  """Returns the fields that decide what a run gives, as they are in JSON."""
+  fields = traverse_util.flatten_dict(config.to_dict(), sep=".")
+  decisive = {k: v for k, v in fields.items() if k not in _WITHOUT_EFFECT}
+  return json.loads(json.dumps(decisive))
+
+
 def _keep(workdir, kept):
-  """Copies what a run gave, and its curve, into the folder of the results."""
+  """Copies what a run gave, and its curve, into the folder of the results.
+
+  What another run of the same config and seed gave before is removed.
+  """
   kept.mkdir(parents=True, exist_ok=True)
+  before, after = kept / FINISHED, workdir / FINISHED
+  if before.exists() and before.read_bytes() != after.read_bytes():
+    for path in kept.glob("reproduce_*.json"):
+      path.unlink()
   for path in [workdir / FINISHED, *workdir.glob("reproduce_*.json")]:
     shutil.copyfile(path, kept / path.name)
   curve = workdir / writers.METRICS
@@ -273,12 +288,17 @@ def _keep(workdir, kept):
     (kept / f"{curve.name}.gz").write_bytes(data)
 
 
-def _list(folders: Sequence[Path], scale: str, seeds: Sequence[int]) -> None:
+def _list(
+  runs: Path, kept: Path | None, scale: str, seeds: Sequence[int]
+) -> None:
   """Prints finished and missing runs and the mean time of a run."""
   for name, experiment in EXPERIMENTS.items():
     jobs = jobs_of(experiment, scale, seeds)
-    finished = [find_finished(job, folders) for job in jobs]
-    done = [path for path in finished if path]
+    found = [
+      find_trained(job, files_of(name, experiment, job.row), runs, kept)
+      for job in jobs
+    ]
+    done = [path for path in found if path]
     seconds = [json.loads(path.read_text())["seconds"] for path in done]
     timed = [x for x in seconds if x is not None]
     took = f", {np.mean(timed):.0f} s a run" if timed else ""
@@ -317,9 +337,9 @@ def main(arguments: Sequence[str]) -> None:
     page.write(results)
     return
   runs = Path(flags.runs)
-  folders = [runs, results / KEPT] if flags.kept else [runs]
+  kept = results / KEPT if flags.kept else None
   if flags.list:
-    _list(folders, flags.scale, seeds)
+    _list(runs, kept, flags.scale, seeds)
     return
   if len(names) != 1 or names[0] not in EXPERIMENTS:
     raise command.UsageError(
@@ -331,7 +351,7 @@ def main(arguments: Sequence[str]) -> None:
     cores = len(affinity(0))
     jax.config.update("jax_num_cpu_devices", min(2, cores))
   if flags.scale == "paper" and not (flags.yes or flags.finished):
-    missing = plan.missing_jobs(EXPERIMENTS[names[0]], "paper", seeds, folders)
+    missing = plan.missing_jobs(names[0], "paper", seeds, runs, kept)
     if missing:
       print(plan.describe(missing))
       print("Nothing is trained yet: add --yes.")

@@ -6,7 +6,9 @@ rows of the paper, and `reproduce` trains them.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import json
 from pathlib import Path
+import re
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -187,12 +189,48 @@ def jobs_of(
   return jobs
 
 
-def find_finished(job: Job, folders: Sequence[Path]) -> Path | None:
-  """Returns the file that says that a job is finished.
+def files_of(name: str, experiment: Experiment, row: Row) -> list[str]:
+  """Returns the names of the files with what a run of an experiment gave.
+
+  The first one is of its training. A second one, if there is one, has another
+  evaluation or a sweep; several rows may evaluate the same run.
+
+  Args:
+    name: name of the experiment.
+    experiment: the experiment.
+    row: one of its rows.
+  """
+  if not (experiment.sweep or row.evaluation):
+    return [FINISHED]
+  label = re.sub(r"\W+", "_", row.label)
+  return [FINISHED, f"reproduce_{name}_{label}.json"]
+
+
+def has_files(folder: Path, files: Sequence[str]) -> bool:
+  """Returns whether a folder has all files of a run, see `files_of`.
+
+  A run that diverged has no evaluation.
+  """
+  if not (folder / FINISHED).exists():
+    return False
+  diverged = json.loads((folder / FINISHED).read_text())["metrics"] is None
+  return diverged or all((folder / file).exists() for file in files)
+
+
+def find_trained(
+  job: Job, files: Sequence[str], runs: Path, kept: Path | None = None
+) -> Path | None:
+  """Returns the file that says that a job needs no training, or None.
 
   Args:
     job: the job.
-    folders: of runs, in which the file is looked for.
+    files: its files, see `files_of`.
+    runs: folder of all runs, which can be evaluated once they are trained.
+    kept: folder of what runs gave. It has no parameters, so that all files of
+      the job must be there. None if such runs do not count.
   """
-  paths = [folder / job.directory / FINISHED for folder in folders]
-  return next((path for path in paths if path.exists()), None)
+  if (trained := runs / job.directory / FINISHED).exists():
+    return trained
+  if kept and has_files(kept / job.directory, files):
+    return kept / job.directory / FINISHED
+  return None

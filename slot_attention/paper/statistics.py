@@ -60,6 +60,7 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             "mean": float(np.mean(values)),
             "std": float(np.std(values)),
             "num_seeds": len(values),
+            "num_seeds_without_stripes": len(kept),
             "mean_without_stripes": float(np.mean(kept)),
             "std_without_stripes": float(np.std(kept)),
             "paper": row["paper"].get(metric, ""),

@@ -192,10 +192,12 @@ def here(line, suffix=""):
   if not line["metric"]:
     return ""
   digits = 1 if line["metric"].startswith(SHARES) else 4
-  mean, std = line[f"mean{suffix}"], line[f"std{suffix}"]
-  if line["num_seeds"] == 1:
+  mean, std, num_seeds = (
+    line[f"{name}{suffix}"] for name in ("mean", "std", "num_seeds")
+  )
+  if num_seeds == 1:
     return f"{mean:.{digits}f} (1 seed)"
-  few = " (2 seeds)" if line["num_seeds"] == 2 else ""
+  few = " (2 seeds)" if num_seeds == 2 else ""
   return f"{mean:.{digits}f} ± {std:.{digits}f}{few}"
 
 

@@ -56,10 +56,16 @@ def describe(config: ml_collections.ConfigDict, topology: str) -> None:
     raise DoesNotFitError(f"{error}. {remedy}") from error
   needed, limit = memory_bytes(facts), chips.of(topology).memory_bytes
   if needed > limit:
+    if facts["data_bytes"]:
+      remedy = (
+        f"{_size(facts['data_bytes'])} of them are examples, which"
+        " --config.data_placement=host leaves on the hosts"
+      )
+    else:
+      remedy = _find_remedy(config, topology)
     raise DoesNotFitError(
       f"training needs {_size(needed)} on each chip of {topology}, which has"
-      f" {_size(limit)}; {_size(facts['data_bytes'])} of them are examples,"
-      " which --config.data_placement=host leaves on the hosts"
+      f" {_size(limit)}. {remedy}"
     )
   for name, value in to_rows(facts):
     print(f"{name:<24} {value}".rstrip())
@@ -298,6 +304,9 @@ def _find_remedy(config, topology):
   decoders = [x for x in config.model if "remat_chunk_size" in config.model[x]]
   for change_dtype, remat in _REMEDIES:
     changes = {"compute_dtype": "bfloat16"} if change_dtype else {}
+    # The rivals compute in float32 alone.
+    if change_dtype and "encoder" not in config.model:
+      continue
     if remat and not decoders:
       continue
     if remat:
@@ -310,10 +319,12 @@ def _find_remedy(config, topology):
       facts = compile_step(changed, topology)
     except DoesNotFitError:
       continue
-    needed = memory_bytes(facts)
-    if needed > chips.of(topology).memory_bytes:
+    needed, limit = memory_bytes(facts), chips.of(topology).memory_bytes
+    if needed > limit:
       flags += " --config.data_placement=host"
       needed -= facts["data_bytes"]
+    if needed > limit:
+      continue
     return f"With {flags} it takes {_size(needed)} and fits"
   return "Take a smaller batch_size or more chips"
 

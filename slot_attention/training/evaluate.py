@@ -221,10 +221,9 @@ def report(
 
 def _draw_history(workdir):
   """Draws losses and evaluation metrics over the training steps."""
-  history = workdir / writers.METRICS
-  if not history.exists():  # Converted runs have no history.
+  lines = writers.read(workdir)
+  if not lines:  # Converted runs have no history.
     return []
-  lines = [json.loads(line) for line in history.read_text().splitlines()]
   losses, metrics = {}, {}
   for line in lines:
     step, split = line["step"], line["split"]

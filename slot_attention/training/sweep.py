@@ -82,9 +82,11 @@ def sweep_run(
   counts = np.unique(num_objects).tolist() if split.knows_objects else []
   swept, slot_counts, more_slots = [], [], []
   if only in ("", "iterations", "objects"):
-    swept = [*SWEPT_ITERATIONS] if iterations else [None]
-    if iterations >= max(SWEPT_ITERATIONS):
-      swept += SWEPT_MANY_ITERATIONS
+    many = iterations >= max(SWEPT_ITERATIONS)
+    more = SWEPT_MANY_ITERATIONS if many else ()
+    swept = sorted({*SWEPT_ITERATIONS, iterations, *more})
+    if not iterations:
+      swept = [None]
   if only in ("", "slots") and task.has_free_slots:
     slot_counts = [
       count

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 import time
+from typing import Any
 
 from absl import logging
 from flax import traverse_util
@@ -141,6 +142,17 @@ class MetricWriter:
     partial = self._path.with_suffix(".partial")
     partial.write_text("".join(kept))
     os.replace(partial, self._path)
+
+
+def read(workdir: Path) -> list[dict[str, Any]]:
+  """Reads the lines of a run's metrics.jsonl; [] if it has none.
+
+  A last line that is incomplete, since the process died, is left out.
+  """
+  path = workdir / METRICS
+  text = path.read_text() if path.exists() else ""
+  lines = text.splitlines(keepends=True)
+  return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def show_run(

@@ -2,12 +2,13 @@
 
 import types
 
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 import configs
 from slot_attention import pretrained
-from slot_attention.data import loading
+from slot_attention.data import loading, multi_dsprites
 from slot_attention.explore import scenes
 from slot_attention.explore.weights import Weights
 from tests.runs import make_run
@@ -70,6 +71,34 @@ def test_factors_change_what_is_drawn():
   assert np.bincount(segments.ravel())[1:].max() <= 10 * 10  # Half of 19.2.
 
 
+def test_new_sprites_have_the_options_of_the_run():
+  config = config_of("multi_dsprites_binarized_small")
+  number = scenes.factors(config)[0]
+  assert number.default == number.high == multi_dsprites.MOST_APART
+  options = {}
+
+  def sample(rng, num_scenes, **given):
+    options.update(given)
+    return multi_dsprites_sample(rng, num_scenes, **given)
+
+  multi_dsprites_sample = multi_dsprites.sample
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(multi_dsprites, "sample", sample)
+    assert num_objects(scenes.draw(config, 0, {})) == number.default
+  assert options.pop("may_overlap") is False
+  config = config_of("multi_dsprites_object_discovery")
+  config.data.procedural = ConfigDict({"seed": 0, "num_sprites": 2})
+  assert scenes.factors(config)[0].default == 2
+
+
+def test_new_scenes_have_as_many_rows_of_targets_as_in_training():
+  config = config_of("clevr_set_prediction_small")
+  assert config.data.max_objects == 6
+  for count in (3, 8):
+    batch = scenes.draw(config, 0, {"num_objects": count})
+    assert batch["targets"].shape == (1, max(count, 6), 19)
+
+
 def test_a_scene_that_cannot_be_drawn_is_named():
   config = config_of("quickstart")
   for values, words in (
@@ -114,9 +143,16 @@ def test_data_without_a_generator_gives_prepared_examples_or_grey(
   for name in ("images", "segments"):
     np.testing.assert_array_equal(known[4][name], expected[name])
   config.data.data_dir = str(tmp_path)
+  # Another set of the same name is none of the run.
+  (tmp_path / "tetrominoes-procedural-deadbeef-99").mkdir()
   (grey,) = scenes.examples(weights)
   assert grey["images"].shape == (1, 12, 12, 3)
-  assert (grey["images"] == 128).all() and not list(tmp_path.iterdir())
+  assert (grey["images"] == 128).all() and len([*tmp_path.iterdir()]) == 1
+  config.data.name, config.data.source = "image_folder", "original"
+  config.data.path = str(tmp_path / "gone")
+  config.data.preprocessing = ConfigDict({"image_size": 12})
+  (grey,) = scenes.examples(weights)
+  assert grey["images"].shape == (1, 12, 12, 3)
 
 
 def test_an_image_of_another_kind_differs_by_a_statistic():

@@ -2,7 +2,6 @@
 
 import configs
 from slot_attention.paper import plan, reproduce
-from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.training import train
 
 
@@ -47,7 +46,27 @@ def test_the_papers_scale_says_what_it_takes_and_waits_for_yes(
   assert len(trained) == 4
   assert list(tmp_path.glob("results/soft_kmeans_paper.json"))
   # What is finished is not trained again.
-  jobs = plan.missing_jobs(EXPERIMENTS["table1"], "paper", (0, 2), [tmp_path])
+  jobs = plan.missing_jobs("table1", "paper", (0, 2), tmp_path)
   names = {str(job.directory) for job in jobs}
   assert "paper/clevr6_object_discovery/default/0" not in names
   assert "paper/clevr6_object_discovery/default/2" in names
+
+
+def test_a_kept_run_without_the_sweep_of_a_figure_needs_training(tmp_path):
+  folder = tmp_path / "kept/paper/clevr_set_prediction/default/0"
+  folder.mkdir(parents=True)
+  trained = folder / "trained.json"
+  trained.write_text('{"metrics": {"loss": 1}}')
+
+  def missing(name, **places):
+    places = {"runs": tmp_path / "runs", "kept": tmp_path / "kept", **places}
+    return [
+      x.config.seed for x in plan.missing_jobs(name, "paper", [0], **places)
+    ]
+
+  assert missing("figure5_center") == [0]
+  # With its parameters, the run can be swept.
+  assert missing("figure5_center", runs=tmp_path / "kept", kept=None) == []
+  (folder / "reproduce_figure5_center_Slot_Attention.json").write_text("[]")
+  assert missing("figure5_center") == []
+  assert missing("figure5_center", kept=None) == [0]

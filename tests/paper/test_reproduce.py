@@ -452,6 +452,9 @@ def test_stripes_are_named_and_a_second_mean_leaves_them_out():
   assert rows[2].endswith(" | 74.0 ± 32.0 |")
   assert rows[3].startswith("| x, without seed 1 |")
   assert rows[3].endswith(" | 90.0 ± 0.0 |")
+  # The number of seeds that are left is named if it is small.
+  (_, line) = make_result(("x", "", [good[0], bad, good[1]]))["table"]
+  assert tables.without_stripes(line) == "90.0 ± 0.0 (2 seeds), without seed 1"
   # Two seeds are too few to tell, and set prediction has no stripes.
   for seeds in ([good[0], bad], [{"loss": x, "ap_1": 0.5} for x in (1, 1, 9)]):
     table = make_result(("x", "", seeds))["table"]
@@ -594,6 +597,43 @@ def test_every_run_keeps_its_date_hardware_and_versions(
   flags = run(tmp_path)["xla_flags"]
   assert "optimization_level" in flags and "not recorded" in flags
   assert flags in (tmp_path / "results" / "updates_small.md").read_text()
+
+
+@pytest.mark.parametrize("folder", ["runs", "results/runs"])
+def test_a_run_of_another_config_is_not_taken_for_this_one(
+  tmp_path, trained, experiment, folder
+):
+  run(tmp_path)
+  if folder == "results/runs":  # Only what was kept is left.
+    shutil.rmtree(tmp_path / "runs")
+  path = tmp_path / folder / "small/tetrominoes_small/default/0/trained.json"
+  content = json.loads(path.read_text())
+  fields = content["config"]
+  assert fields["num_steps"] == 10_000 and "data.data_dir" not in fields
+  # A field that configs have got since then changes nothing.
+  del fields["seed"]
+  path.write_text(json.dumps(content))
+  run(tmp_path, use_kept=True)
+  fields["num_steps"] = 9
+  path.write_text(json.dumps(content))
+  message = "default/0 was .* num_steps was 9, is now 10000. Delete"
+  with pytest.raises(ValueError, match=message):
+    run(tmp_path, use_kept=True)
+  assert len(trained) == 4
+
+
+def test_a_new_run_leaves_nothing_of_the_kept_one(
+  tmp_path, trained, experiment
+):
+  run(tmp_path)
+  folder = tmp_path / "results/runs/small/tetrominoes_small/default/0"
+  other = folder / "reproduce_other_default.json"
+  other.write_text("[]")
+  run(tmp_path)  # It is the same run, so that its sweep stays.
+  assert other.exists()
+  shutil.rmtree(tmp_path / "runs")
+  run(tmp_path)
+  assert not other.exists() and (folder / "trained.json").exists()
 
 
 def test_the_time_of_an_interrupted_run_is_not_taken_for_the_whole(

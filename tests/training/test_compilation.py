@@ -216,7 +216,11 @@ def test_a_step_that_fits_without_its_examples_says_so(monkeypatch):
 
 def test_a_step_that_never_fits_needs_a_smaller_batch(monkeypatch):
   message = "too large. Take a smaller batch_size or more chips"
-  for name in ("clevr6_object_discovery", "clevr_set_prediction"):
+  for name in (
+    "clevr6_object_discovery",
+    "clevr_set_prediction",
+    "iodine:clevr6_object_discovery",  # It has no other compute_dtype.
+  ):
     with pytest.raises(compilation.DoesNotFitError, match=message):
       describe(monkeypatch, lambda config: False, name)
 
@@ -225,9 +229,17 @@ def test_examples_that_do_not_fit_can_stay_on_the_hosts(monkeypatch):
   monkeypatch.setitem(FACTS, "data_bytes", 15.5 * 2**30)
   with pytest.raises(
     compilation.DoesNotFitError,
-    match="needs 16.5 GiB .* 16 GiB; 15.5 GiB of them are examples, which"
+    match="needs 16.5 GiB .* 16 GiB. 15.5 GiB of them are examples, which"
     " --config.data_placement=host",
   ):
+    describe(monkeypatch, lambda config: True)
+
+
+def test_examples_on_the_hosts_are_not_advised_to_go_there(monkeypatch):
+  monkeypatch.setitem(FACTS, "data_bytes", 0)
+  monkeypatch.setitem(FACTS, "temporary_bytes", 2**40)
+  message = "16 GiB. Take a smaller batch_size or more chips"
+  with pytest.raises(compilation.DoesNotFitError, match=message):
     describe(monkeypatch, lambda config: True)
 
 

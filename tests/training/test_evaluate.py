@@ -13,9 +13,7 @@ from slot_attention.training import (
   writers,
 )
 from tests.data.test_originals import write_split
-from tests.runs import (
-  read_lines,
-)
+from tests.runs import read_lines
 
 
 def test_pictures_are_drawn_at_every_evaluation(config, tmp_path, monkeypatch):
@@ -100,6 +98,15 @@ def test_object_discovery_works_without_masks(config, tmp_path):
   rows = sweep.sweep_run(config, tmp_path)
   assert len({row["loss"] for row in rows}) > 5
   assert not (folder / "sweep.png").exists()
+
+
+def test_a_line_that_was_cut_off_does_not_hinder_evaluation(config, tmp_path):
+  metrics = train.train(config, tmp_path)
+  lines = writers.read(tmp_path)
+  with (tmp_path / writers.METRICS).open("a") as file:
+    file.write('{"step": 9, "spl')
+  assert writers.read(tmp_path) == lines
+  assert evaluate.evaluate_run(config, tmp_path) == pytest.approx(metrics)
 
 
 def test_a_finished_run_is_evaluated_again_without_training(config, tmp_path):
