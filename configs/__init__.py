@@ -1,8 +1,10 @@
 """The configs of all experiments, one file each."""
 
+from collections.abc import Mapping
 import difflib
 import importlib
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -34,3 +36,21 @@ def load(name: str) -> ConfigDict:
     )
   get_config = importlib.import_module(f"configs.{file}").get_config
   return get_config(argument) if argument else get_config()
+
+
+def choose(file: str, name: str, values: Mapping[str, Any]) -> Any:
+  """Returns what a config with an argument has for the config of that name.
+
+  Args:
+    file: name of the file in configs/ that has the table.
+    name: its argument, for example "quickstart".
+    values: the table, by the names of other configs.
+
+  Raises:
+    UnknownConfigError: if the table has no such name. The error lists all.
+  """
+  if name not in values:
+    raise UnknownConfigError(
+      f"there is no config {file}:{name}; there is {', '.join(values)}"
+    )
+  return values[name]

@@ -34,11 +34,7 @@ _VALUES = {
 
 
 def get_config(name: str = "clevr6_object_discovery") -> ConfigDict:
-  if name not in _VALUES:
-    raise configs.UnknownConfigError(
-      f"there is no config adaslot:{name}; there is {', '.join(_VALUES)}"
-    )
-  sparsity, initial_params = _VALUES[name]
+  sparsity, initial_params = configs.choose("adaslot", name, _VALUES)
   config = configs.load(name)
   config.task = "adaptive_object_discovery"
   config.initial_params = initial_params

@@ -44,11 +44,7 @@ _VALUES = {
 
 
 def get_config(name: str = "clevr_set_prediction") -> ConfigDict:
-  if name not in _VALUES:
-    raise configs.UnknownConfigError(
-      f"there is no config dspn:{name}; there is {', '.join(_VALUES)}"
-    )
-  training, resnet, set_encoder = _VALUES[name]
+  training, resnet, set_encoder = configs.choose("dspn", name, _VALUES)
   config = configs.load(name)
   encoder = config.model.encoder
   num_slots = config.model.slot_attention.num_slots

@@ -54,15 +54,12 @@ _RECIPES = {
 
 
 def get_config(name: str = "tetrominoes_object_discovery") -> ConfigDict:
-  if name not in _RECIPES:
-    raise configs.UnknownConfigError(
-      f"there is no config fast:{name}; there is {', '.join(_RECIPES)}"
-    )
+  recipe = configs.choose("fast", name, _RECIPES)
   config = configs.load(name)
   config.optimizer = "muon"
   config.muon_learning_rate = 2e-3
   config.decay = "cosine"
   config.decay_rate = 0.0
   config.max_grad_norm = 1.0
-  config.update(_RECIPES[name])
+  config.update(recipe)
   return config

@@ -63,11 +63,9 @@ _VALUES = {
 
 
 def get_config(name: str = "tetrominoes_object_discovery") -> ConfigDict:
-  if name not in _VALUES:
-    raise configs.UnknownConfigError(
-      f"there is no config invariant:{name}; there is {', '.join(_VALUES)}"
-    )
-  training, num_train, frame, encoder, decoder = _VALUES[name]
+  training, num_train, frame, encoder, decoder = configs.choose(
+    "invariant", name, _VALUES
+  )
   config = configs.load(name)
   config.update(training)
   config.data.num_train = num_train or config.data.num_train

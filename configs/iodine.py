@@ -121,11 +121,7 @@ _VALUES = {
 
 
 def get_config(name: str = "tetrominoes_object_discovery") -> ConfigDict:
-  if name not in _VALUES:
-    raise configs.UnknownConfigError(
-      f"there is no config iodine:{name}; there is {', '.join(_VALUES)}"
-    )
-  training, refinement, decoder = _VALUES[name]
+  training, refinement, decoder = configs.choose("iodine", name, _VALUES)
   config = configs.load(name)
   num_slots = config.model.slot_attention.num_slots
   channels = config.model.decoder.channels

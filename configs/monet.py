@@ -76,11 +76,9 @@ _VALUES = {
 
 
 def get_config(name: str = "multi_dsprites_object_discovery") -> ConfigDict:
-  if name not in _VALUES:
-    raise configs.UnknownConfigError(
-      f"there is no config monet:{name}; there is {', '.join(_VALUES)}"
-    )
-  training, loss, attention_features, image_size = _VALUES[name]
+  training, loss, attention_features, image_size = configs.choose(
+    "monet", name, _VALUES
+  )
   config = configs.load(name)
   num_slots = config.model.slot_attention.num_slots
   channels = config.model.decoder.channels

@@ -60,12 +60,8 @@ _VALUES = {
 def get_config(
   name: str = "multi_dsprites_binarized_object_discovery",
 ) -> ConfigDict:
-  if name not in _VALUES:
-    raise configs.UnknownConfigError(
-      f"there is no config nem:{name}; there is {', '.join(_VALUES)}"
-    )
   training, features, hidden_size, slot_size, attention_size, num_iterations = (
-    _VALUES[name]
+    configs.choose("nem", name, _VALUES)
   )
   config = configs.load(name)
   num_slots = config.model.slot_attention.num_slots

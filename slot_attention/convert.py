@@ -25,7 +25,6 @@ import numpy as np
 
 from slot_attention import command, tasks, validation
 from slot_attention.data import datasets
-from slot_attention.paper import rows
 from slot_attention.training import checkpoints, optimizers, runs
 
 Variables = dict[str, np.ndarray]
@@ -251,8 +250,7 @@ def import_run(
   task = tasks.make_task(config)
   if workdir.exists() and any(workdir.iterdir()):
     raise ValueError(f"--to={workdir} is not empty; choose another folder")
-  shape = datasets.image_shape(config.data)
-  like = jax.eval_shape(lambda key: task.init(key, shape), jax.random.key(0))
+  like = task.param_shapes(datasets.image_shape(config.data))
   params = from_official(variables, like)
   optimizer, _ = optimizers.from_config(config)
   runs.claim(workdir, config)
@@ -285,10 +283,11 @@ def _published_config(variables):
 
   Object discovery was trained on CLEVR v1.0, which has no masks.
   """
+  configs = command.import_configs()
   for part, name in _CONFIGS.items():
     if any(variable.startswith(f"{_PREFIX}{part}/") for variable in variables):
-      config = rows.load_config(name)
-      config.data = rows.load_config("clevr_set_prediction").data
+      config = configs.load(name)
+      config.data = configs.load("clevr_set_prediction").data
       if "decoder" in config.model:
         config.data.max_objects = 6
         config.data.preprocessing.crop = True

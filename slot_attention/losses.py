@@ -49,6 +49,26 @@ def matching_costs(
   return jnp.mean(optax.losses.huber_loss(scaled, delta=1.0), axis=-1)
 
 
+def match_sets(
+  predictions: jax.Array, targets: jax.Array, *, coordinate_scale: float = 1.0
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Matches predictions [B, K, P] with targets [B, M, P].
+
+  Zero targets are appended until there are at least K. Gradients do not flow
+  through the matching.
+
+  Returns:
+    The costs [B, K, max(K, M)]; and the prediction and the target of each pair,
+    int [B, K] each.
+  """
+  missing = max(predictions.shape[1] - targets.shape[1], 0)
+  targets = jnp.pad(targets, ((0, 0), (0, missing), (0, 0)))
+  costs = matching_costs(
+    predictions, targets, coordinate_scale=coordinate_scale
+  )
+  return costs, *match(jax.lax.stop_gradient(costs))
+
+
 def hungarian_huber_loss(
   predictions: jax.Array, targets: jax.Array, *, coordinate_scale: float = 1.0
 ) -> jax.Array:
@@ -69,12 +89,9 @@ def hungarian_huber_loss(
   Returns:
     [B].
   """
-  missing = max(predictions.shape[1] - targets.shape[1], 0)
-  targets = jnp.pad(targets, ((0, 0), (0, missing), (0, 0)))
-  costs = matching_costs(
+  costs, rows, columns = match_sets(
     predictions, targets, coordinate_scale=coordinate_scale
   )
-  rows, columns = match(jax.lax.stop_gradient(costs))
   pairs = jax.vmap(lambda cost, row, column: cost[row, column])(
     costs, rows, columns
   )

@@ -1,7 +1,7 @@
 """Data parallelism over all devices of all processes.
 
-This is the only module that uses `jax.pmap`, which is in maintenance mode: only
-this module has to change when pmap is replaced.
+This is the only module that calls `jax.pmap`, which is in maintenance mode.
+`training.train` and `training.compilation` also rely on the shapes below.
 
 A batch [B, ...] is split along its first axis into equal parts for the
 processes. Each process loads only its own part and splits it into equal parts

@@ -177,8 +177,8 @@ def show(
   Args:
     axes: see `new_page`.
     picture: RGB [H, W, 3] or grey [H, W], in [0, 1].
-    x: in inches from the left, as y from the top.
-    y: see x.
+    x: of the centre, in inches from the left.
+    y: of the centre, in inches from the top.
     side: in inches.
     border: RGB of a border, or None.
   """

@@ -35,9 +35,7 @@ from slot_attention.metrics import (
   COORDINATES,
   REAL_OBJECT,
 )
-
-# Height and width of the images for which CLEVR's crop is made.
-_CROPPED_SIZE = (240, 320)
+from slot_attention.training import evaluate
 
 
 def crop(
@@ -60,8 +58,8 @@ def crop(
     return slice(start, max(round(place.stop * size / full_size), start + 1))
 
   return (
-    scale(clevr.CROP_ROWS, height, _CROPPED_SIZE[0]),
-    scale(clevr.CROP_COLUMNS, width, _CROPPED_SIZE[1]),
+    scale(clevr.CROP_ROWS, height, clevr.CROPPED_SIZE[0]),
+    scale(clevr.CROP_COLUMNS, width, clevr.CROPPED_SIZE[1]),
   )
 
 
@@ -200,20 +198,12 @@ def main(arguments: Sequence[str]) -> None:
     )
   images = [image_files.read_image(path) for path in paths]
   run = pretrained.load_any(flags.workdir, flags.pretrained)
-
-  @jax.jit
-  def apply(params, batch):
-    return run.task.apply(
-      params,
-      batch,
-      jax.random.key(0),
-      num_slots=flags.num_slots,
-      num_iterations=flags.num_iterations,
-    )
-
+  apply = evaluate.make_apply(
+    run, num_slots=flags.num_slots, num_iterations=flags.num_iterations
+  )
   for name, image in zip(names, images):
     batch = tasks.normalize(frame(run.config, [image]))
-    outputs = jax.device_get(apply(run.params, batch))
+    outputs = jax.device_get(apply(batch))
     folder = Path(flags.to, name)
     write(folder, run.config, image, batch, outputs)
     print(folder)

@@ -1,7 +1,8 @@
 """Checks a config whole, before anything is made or written.
 
-Every config passes this one door. The code behind it relies on the check, and
-does not check the types of a config again.
+Every config that is trained, evaluated or compiled passes this one door; the
+command `data.prepare` checks the data section alone. The code behind the door
+relies on the check.
 """
 
 from absl import logging

@@ -92,7 +92,7 @@ def draw_examples(
 ) -> None:
   """Draws a row of images and, below it, their segments in colours.
 
-  Videos are drawn so frame by frame, and each has a column.
+  Each video is a column of its frames, with its segments below each frame.
 
   Args:
     path: PNG file to write.
@@ -270,9 +270,9 @@ def draw_predictions(
 ) -> None:
   """Draws the true objects and the predictions of each iteration (Table 2).
 
-  Every true object has a row. The row shows the predictions that the matching
-  of the loss assigns to the object: the confidence that it is a real object,
-  the distance from its true position in scene units, and its properties. Wrong
+  Every true object has a row. The row shows the predictions that are matched to
+  it, see `match_predictions`: the confidence that it is a real object, the
+  distance from its true position in scene units, and its properties. Wrong
   properties, distances above 0.5 and confidences below 0.5 are red.
 
   Args:
@@ -302,23 +302,24 @@ def draw_predictions(
 
 @jax.jit
 def _match_sets(predictions, targets):
-  return losses.match(losses.matching_costs(predictions, targets))
+  _, rows, columns = losses.match_sets(predictions, targets)
+  return rows, columns
 
 
 def match_predictions(
   predictions: np.ndarray, targets: np.ndarray
 ) -> list[list[dict[int, int]]]:
-  """Matches targets [B, M, P] to predictions [B, T, K, P] as the loss does.
+  """Matches targets [B, M, P] to predictions [B, T, K, P].
+
+  The costs are those of `losses.hungarian_huber_loss` with coordinate_scale 1.
 
   Returns:
     For each image and iteration, a dict from target to prediction.
   """
   batch_size, num_iterations, *shape = predictions.shape
   num_targets = targets.shape[1]
-  missing = max(shape[0] - num_targets, 0)
-  padded = np.pad(targets, ((0, 0), (0, missing), (0, 0)))
   pairs = _match_sets(
-    predictions.reshape(-1, *shape), np.repeat(padded, num_iterations, axis=0)
+    predictions.reshape(-1, *shape), np.repeat(targets, num_iterations, axis=0)
   )
   rows, columns = np.reshape(pairs, (2, batch_size, num_iterations, -1))
   return [

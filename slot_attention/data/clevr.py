@@ -20,7 +20,9 @@ PROPERTIES = {
 MAX_OBJECTS = 10
 TARGET_SIZE = 3 + sum(len(classes) for classes in PROPERTIES.values()) + 1
 
-# Rows and columns that object discovery keeps. (The paper's E.1 swaps them.)
+# Rows and columns that object discovery keeps of images of CROPPED_SIZE, height
+# and width. (The paper's E.1 swaps rows and columns.)
+CROPPED_SIZE = (240, 320)
 CROP_ROWS = slice(29, 221)
 CROP_COLUMNS = slice(64, 256)
 

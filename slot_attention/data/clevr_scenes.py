@@ -38,7 +38,7 @@ LAMP_JITTER = 1.0
 # Unit vectors along the ground, as seen from the camera without its jitter.
 DIRECTIONS = {
   "right": (0.6563113, 0.7544903, 0.0),
-  "behind": (-0.7544903, 0.6563113, 0.0),
+  "behind": clevr_renderer.BEHIND,
   "above": (0.0, 0.0, 1.0),
   "left": (-0.6563113, -0.7544903, 0.0),
   "front": (0.7544903, -0.6563113, 0.0),

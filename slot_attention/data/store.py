@@ -42,12 +42,10 @@ class Store:
   """An opened prepared data set.
 
   Attributes:
-    directory: directory of the data set.
     description: the description that was given to `write`.
     arrays: dict from name to memory-mapped array [num_examples, ...].
   """
 
-  directory: Path
   description: dict
   arrays: Arrays
 
@@ -222,7 +220,7 @@ def read(directory: Path) -> Store:
       name: _read_array(directory, entry)
       for name, entry in manifest["arrays"].items()
     }
-    return Store(directory, manifest["description"], arrays)
+    return Store(manifest["description"], arrays)
   except (KeyError, TypeError, AttributeError) as error:
     raise DamagedError(
       directory, f"manifest.json is not complete ({error!r})"

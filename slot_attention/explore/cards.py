@@ -5,9 +5,9 @@ import functools
 from nicegui import html, ui
 
 from slot_attention.explore import pictures
-from slot_attention.explore.state import LETTERS, toggle
+from slot_attention.explore.state import slot_name, toggle
 from slot_attention.explore.view import Seen, View
-from slot_attention.explore.visit import Visit
+from slot_attention.explore.visit import Visit, set_class
 
 
 class Cards:
@@ -44,7 +44,7 @@ class _Card:
   """One card."""
 
   def __init__(self, page, view, image, slot):
-    name = f"{LETTERS[image]}{slot + 1}"
+    name = slot_name(image, slot)
     color = pictures.slot_color(view.state.slots, image, slot)
     self._place = image, slot
     self._card = html.div().classes("sa-slot")
@@ -71,9 +71,7 @@ class _Card:
     image, slot = self._place
     source = view.second if image else view.first
     is_off = index is None
-    self._card.classes(
-      add="sa-off" if is_off else "", remove="" if is_off else "sa-off"
-    )
+    set_class(self._card, "sa-off", is_off)
     self._card.props["aria-pressed"] = str(not is_off).lower()
     self._what.text = _what(view, seen, index, self._place, own)
     if index is not None:
@@ -99,8 +97,7 @@ def _what(view, seen, index, place, own):
     return "swapped" if is_elsewhere else "removed"
   piece = seen.canvas[index]
   if piece.amount:
-    to = f"{LETTERS[piece.to_image]}{piece.to_slot + 1}"
-    return f"{piece.amount:.0%} {to}"
+    return f"{piece.amount:.0%} {slot_name(piece.to_image, piece.to_slot)}"
   if place[0] != own:
     return "taken"
   return "taken" if own and is_elsewhere else ""

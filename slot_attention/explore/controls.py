@@ -8,7 +8,7 @@ from slot_attention import pretrained
 from slot_attention.explore import pictures, scenes
 from slot_attention.explore.state import Image
 from slot_attention.explore.view import View
-from slot_attention.explore.visit import Visit
+from slot_attention.explore.visit import Visit, set_class
 from slot_attention.explore.weights import (
   MAX_ITERATIONS,
   MAX_SLOTS,
@@ -131,10 +131,7 @@ class Controls:
     self._iterations.row.visible = bool(weights.num_iterations)
     self._seed.show(state.seed)
     for i, image in enumerate(self._images):
-      chosen = state.image == Image("example", i)
-      image.classes(
-        add="sa-chosen" if chosen else "", remove="" if chosen else "sa-chosen"
-      )
+      set_class(image, "sa-chosen", state.image == Image("example", i))
     is_scene = state.image.kind == "draw"
     if is_scene or known is None:
       # Else the sliders stay at the last scene, from which the next one starts.

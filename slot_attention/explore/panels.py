@@ -5,9 +5,14 @@ import functools
 from nicegui import html, ui
 
 from slot_attention.explore import cards, controls, pictures
-from slot_attention.explore.state import LETTERS, Image, interpolate, swap
+from slot_attention.explore.state import (
+  Image,
+  interpolate,
+  slot_name,
+  swap,
+)
 from slot_attention.explore.view import View
-from slot_attention.explore.visit import Visit
+from slot_attention.explore.visit import Visit, set_class
 
 _STEP_SECONDS = 0.7  # Of the animation.
 # Without any of these outputs, only the last iteration can be shown.
@@ -204,11 +209,7 @@ class Panel:
       with self._thumbs:
         self._chosen = controls.thumbnails(known, "second", self._choose)
     for i, image in enumerate(self._chosen):
-      is_chosen = view.state.second == Image("example", i)
-      image.classes(
-        add="sa-chosen" if is_chosen else "",
-        remove="" if is_chosen else "sa-chosen",
-      )
+      set_class(image, "sa-chosen", view.state.second == Image("example", i))
     self._second.visible = view.second is not None
     if view.second is None:
       return
@@ -221,7 +222,7 @@ class Panel:
       element.props["src"] = pictures.to_uri(picture)
     self._second_cards.show(view, second)
     for image, select in enumerate((self._mine, self._theirs)):
-      options = {k: f"{LETTERS[image]}{k + 1}" for k in range(view.state.slots)}
+      options = {k: slot_name(image, k) for k in range(view.state.slots)}
       if select.options != options:
         select.set_options(options, value=0)
     self._show_amount()

@@ -13,7 +13,7 @@ import PIL.Image
 
 from slot_attention import plots, tasks, visualization
 from slot_attention.data import clevr
-from slot_attention.explore.state import LETTERS, Piece
+from slot_attention.explore.state import Piece, slot_name
 from slot_attention.explore.view import Seen, View
 from slot_attention.explore.weights import Arrays
 from slot_attention.metrics import REAL_OBJECT
@@ -257,7 +257,7 @@ def _draw_seen(view, seen):
   if seen.painting is not None:
     first |= {"Recon.": reconstruction(seen), "Mask": masks(view, seen)}
   for i, piece in enumerate(pieces):
-    title = f"Slot {LETTERS[piece.image]}{piece.slot + 1}"
+    title = f"Slot {slot_name(piece.image, piece.slot)}"
     colors[title] = slot_color(num_slots, piece.image, piece.slot)
     first[title] = blank if seen.painting is None else cut_out(seen, i)
   rows, labels = [first], [""]

@@ -21,6 +21,11 @@ LETTERS = "ab"  # Of the image and of the second one.
 KINDS = ("example", "draw", "own")
 
 
+def slot_name(image: int, slot: int) -> str:
+  """Returns the name of a slot, for example "b3"."""
+  return f"{LETTERS[image]}{slot + 1}"
+
+
 class Piece(NamedTuple):
   """A slot of a canvas.
 
@@ -39,9 +44,9 @@ class Piece(NamedTuple):
   amount: float = 0.0
 
   def __str__(self):
-    text = f"{LETTERS[self.image]}{self.slot + 1}"
+    text = slot_name(self.image, self.slot)
     if self.amount:
-      to = f"{LETTERS[self.to_image]}{self.to_slot + 1}"
+      to = slot_name(self.to_image, self.to_slot)
       text += f"~{to}~{self.amount:.2f}"
     return text
 
@@ -165,7 +170,7 @@ def compose(canvas: Canvas, slots: list[np.ndarray | None]) -> np.ndarray:
       raise ValueError("the second image is missing")
     if slot >= len(slots[image]):
       raise ValueError(
-        f"slot {LETTERS[image]}{slot + 1} is not one of {len(slots[image])}"
+        f"slot {slot_name(image, slot)} is not one of {len(slots[image])}"
       )
     return slots[image][slot]
 

@@ -149,30 +149,33 @@ def see(state: State, own: Own | None = None) -> View:
     for image, source in zip(images, sources)
   ]
   slots = [_slots(weights, outputs, state.t) for _, outputs in seen]
-  canvases = state.canvases(state.slots)
-  paint = functools.partial(weights.paint, places=state.slots)
   if weights.has_decoder:  # What a click will ask for is compiled before it.
     most = np.concatenate(slots)
     if not weights.is_paint_compiled(len(most), places=state.slots):
-      paint(most, seen[0][0])
-  both = [*slots, None][:2]
-  views = []
-  for i, (batch, outputs) in enumerate(seen):
-    canvas, painting = canvases[i], None
-    if slots[i] is not None:
-      given = (state.canvas, state.second_canvas)[i]
-      if given is None and state.t == state.iterations:
-        painting = outputs
-      else:
-        painting = paint(compose(canvas, both), batch)
-    else:  # Canvases are of slots that can be painted.
-      canvas = State().canvases(state.slots)[i]
-      painting = outputs if "masks" in outputs else None
-    views.append(Seen(batch, outputs, slots[i], canvas, painting))
+      weights.paint(most, seen[0][0], places=state.slots)
+  first, *rest = (
+    _paint(weights, state, i, batch, outputs, slots)
+    for i, (batch, outputs) in enumerate(seen)
+  )
   note = ""
   if sources[0] is not None:
-    note = scenes.difference(examples(weights), views[0].batch)
-  return View(state, weights, views[0], (*views, None)[1], note)
+    note = scenes.difference(examples(weights), first.batch)
+  return View(state, weights, first, rest[0] if rest else None, note)
+
+
+def _paint(weights, state, i, batch, outputs, slots):
+  """Returns image i, the first or the second, with what its canvas paints."""
+  if slots[i] is None:  # Only slots that can be painted alone have a canvas.
+    canvas = State().canvases(state.slots)[i]
+    painting = outputs if "masks" in outputs else None
+    return Seen(batch, outputs, None, canvas, painting)
+  canvas = state.canvases(state.slots)[i]
+  is_changed = (state.canvas, state.second_canvas)[i] is not None
+  if not is_changed and state.t == state.iterations:
+    return Seen(batch, outputs, slots[i], canvas, outputs)
+  both = slots if len(slots) == 2 else [*slots, None]
+  painting = weights.paint(compose(canvas, both), batch, places=state.slots)
+  return Seen(batch, outputs, slots[i], canvas, painting)
 
 
 def _slots(weights, outputs, t):

@@ -3,10 +3,15 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from nicegui import events
+from nicegui import events, ui
 
 from slot_attention.explore.state import Canvas, State
 from slot_attention.explore.view import View
+
+
+def set_class(element: ui.element, name: str, is_on: bool) -> None:
+  """Gives an element a CSS class, or takes it away."""
+  element.classes(add=name if is_on else "", remove="" if is_on else name)
 
 
 class Visit(Protocol):

@@ -1,7 +1,7 @@
 """Slot Attention (Algorithm 1) with every variant of appendix B as a field.
 
-Later papers added to the same lines: implicit differentiation, learned queries
-with a bi-level gradient, and a sum that does not depend on the number of slots.
+Three options come from later papers: implicit differentiation, learned queries
+with a bi-level gradient, and a weighted sum divided by N.
 
 Letters in shapes: B batch, N inputs, K slots, D slot size, T iterations.
 "Paper" is Locatello et al., Object-Centric Learning with Slot Attention,
@@ -66,8 +66,8 @@ class SlotAttention(nn.Module):
       "per_slot" from one learned Gaussian per slot (Figure 9). With "queries",
       the initial slots are learned vectors without noise (BO-QSA, Jia et al.,
       2023, https://arxiv.org/abs/2210.08990).
-    gradient: which iterations the gradient passes. "unrolled" is the paper's:
-      all of them. "implicit" is the gradient of the last iteration alone, as if
+    gradient: the iterations through which the gradient flows. "unrolled", the
+      paper's, is all of them. "implicit" is only the last iteration, as if
       the slots before it were a fixed point (Chang et al., 2022,
       https://arxiv.org/abs/2207.00787, the first-order Neumann series); its
       memory does not grow with T, and the initial slots get no gradient.

@@ -5,7 +5,7 @@ Variational Inference, ICML 2019, https://arxiv.org/abs/1903.00450. "Official
 code" is the folder iodine of google-deepmind/deepmind-research.
 
 Letters in shapes: B batch, K slots, D slot size, T refinements, H and W image,
-C colour channels. Images and their log probabilities are of [0, 1] inside.
+C colour channels. Inside the model, images are in [0, 1].
 """
 
 import math

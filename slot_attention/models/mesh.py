@@ -73,9 +73,9 @@ def minimize_entropy(
 ) -> tuple[jax.Array, jax.Array]:
   """Changes costs so that their plans have less entropy.
 
-  A step goes along the gradient of the entropy, which has length 1 for each
-  example. The gradient is a constant for the gradient of the model, but the
-  dual variables that a step hands to the next one are not.
+  A step moves the costs of each example by `rate` against the gradient of the
+  entropy. In training, that gradient is a constant; the gradient of the loss
+  flows through the costs and the dual variables that a step hands on.
 
   Args:
     cost: [B, N, K].

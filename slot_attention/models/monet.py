@@ -6,7 +6,7 @@ Representation, 2019, https://arxiv.org/abs/1901.11390. Its code is not public.
 where the paper is silent.
 
 Letters in shapes: B batch, K slots, D slot size, H and W image, C colour
-channels. Images and their log probabilities are of [0, 1] inside.
+channels. Inside the model, images are in [0, 1].
 """
 
 import flax.linen as nn

@@ -10,7 +10,7 @@ Both are models of videos. On a single image, every step sees the same image, as
 N-EM does with its static shapes.
 
 Letters in shapes: B batch, K slots, D slot size, T steps, H and W image, F
-features. Images are of {0, 1} inside and have one channel.
+features. Images have one channel; inside the model, pixels are 0 or 1.
 """
 
 import flax.linen as nn

@@ -29,9 +29,6 @@ class SlotMLP(nn.Module):
   slot_mlp_sizes: tuple[int, ...] = ()
   grid_size: int = 16
 
-  # The last layer has a part for each slot, so that K cannot grow.
-  learns_each_slot = True
-
   def __post_init__(self):
     check_at_least("num_slots", self.num_slots, 1)
     check_at_least("slot_size", self.slot_size, 1)

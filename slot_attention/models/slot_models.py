@@ -279,7 +279,7 @@ class ObjectDiscovery(nn.Module):
         f"images of {_sizes(images.shape[1:])} (height x width x channels) do"
         f" not fit the decoder, which draws"
         f" {_sizes(self.decoder.image_shape)}: change decoder.broadcast_size,"
-        " decoder.strides or the size of the images"
+        " decoder.strides, decoder.channels or the images"
       )
     outputs = _slots(self.slot_attention, self.encoder(images), kwargs)
     # The decoder computes in the precision of the encoder.

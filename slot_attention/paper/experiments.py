@@ -1,4 +1,4 @@
-"""The paper's tables and figures: their models, and the paper's numbers.
+"""The paper's tables and figures and further comparisons, as rows to train.
 
 `reproduce` trains, evaluates and draws them.
 """

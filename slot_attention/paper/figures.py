@@ -24,7 +24,7 @@ import numpy as np
 
 from slot_attention import command, pretrained, tasks, visualization
 from slot_attention.data import clevr, datasets, loading
-from slot_attention.training import runs
+from slot_attention.training import evaluate, runs
 
 # Figure 20 has 11 slots instead of 7, and five iterations. N-EM has more.
 _MORE_SLOTS = 4
@@ -42,7 +42,7 @@ def draw(
   """Draws all figures of a run except Figure 20.
 
   Args:
-    run: a run with any model but the Slot MLP.
+    run: a run with any model, but not of set prediction with the Slot MLP.
     batch: a normalised batch. Set prediction needs its targets.
     folder: folder to write to.
     num_slots: number of slots K; None takes the run's.
@@ -52,7 +52,10 @@ def draw(
     The paths of the PNG files.
   """
   images = batch["images"]
-  outputs = _apply(run, batch, num_slots, num_iterations)
+  apply = evaluate.make_apply(
+    run, num_slots=num_slots, num_iterations=num_iterations
+  )
+  outputs = apply(batch)
   if "predictions" in outputs:
     paths = [folder / "table_2.png"]
     visualization.draw_predictions(
@@ -116,25 +119,15 @@ def draw_more(run: runs.Run, batch: dict[str, Any], folder: Path) -> list[Path]:
   num_iterations = None
   if "num_iterations" in section:
     num_iterations = max(_MORE_ITERATIONS, section.num_iterations)
-  num_slots = section.num_slots + _MORE_SLOTS
-  outputs = _apply(run, batch, num_slots, num_iterations)
+  apply = evaluate.make_apply(
+    run,
+    num_slots=section.num_slots + _MORE_SLOTS,
+    num_iterations=num_iterations,
+  )
+  outputs = apply(batch)
   path = folder / "figure_20.png"
   visualization.draw_slots(path, batch["images"], outputs)
   return [path]
-
-
-def _apply(run, batch, num_slots, num_iterations):
-  @jax.jit
-  def apply(params, batch):
-    return run.task.apply(
-      params,
-      batch,
-      jax.random.key(0),
-      num_slots=num_slots,
-      num_iterations=num_iterations,
-    )
-
-  return apply(run.params, batch)
 
 
 def _examples(run, count, *, more=False):
@@ -168,8 +161,11 @@ def main(arguments: Sequence[str]) -> None:
   flags.parse(arguments)
 
   run = pretrained.load_any(flags.workdir, flags.pretrained)
-  if "slot_mlp" in run.config.model:
-    raise ValueError("the Slot MLP has no attention and none of these figures")
+  if run.task.num_outputs and "slot_mlp" in run.config.model:
+    raise ValueError(
+      "the Slot MLP has no iterations and no attention, so it has neither"
+      " Table 2 nor Figure 6"
+    )
   if flags.workdir:
     examples = _examples(run, flags.num_images)
   else:

@@ -67,14 +67,14 @@ from slot_attention.training import (
   train,
   writers,
 )
-from slot_attention.training.runs import RUN_FIELDS
+from slot_attention.training.runs import FREE_FIELDS
 
 # The folder, below that of the results, of what finished runs gave.
 KEPT = "runs"
 
 # Fields of a config that change nothing of what a run gives, or only by
 # rounding.
-_WITHOUT_EFFECT = {*RUN_FIELDS, "data.path"} - {
+_WITHOUT_EFFECT = {*FREE_FIELDS, "data.path"} - {
   "num_steps", "log_every", "eval_every"
 }  # fmt: skip
 _NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
@@ -166,7 +166,6 @@ def reproduce(
       if any((row.label, row.config, seed) in measured for seed in seeds)
     ],
     "stripes_factor": statistics.STRIPES_FACTOR,
-    "others": {label: dict(x) for label, x in experiment.others.items()},
   }
   result["table"] = statistics.make_table(result)
   result["differences"] = statistics.make_differences(result)

@@ -67,24 +67,20 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A table or a figure of the paper.
+  """A table or a figure of the paper, or a comparison of this project.
 
   Attributes:
     title: what it shows.
     rows: its models.
     sweep: for curves, the name of a sweep of `sweep.sweep_run`, or
       `curves.STEPS`; "" for bars.
-    others: the paper's numbers of models that this project does not have.
-    place: its place in the paper.
+    place: its place in the paper, or a link to its page in docs/.
     see: another experiment with some or all of its rows, or "".
   """
 
   title: str
   rows: tuple[Row, ...]
   sweep: str = ""
-  others: Mapping[str, Mapping[str, str]] = dataclasses.field(
-    default_factory=dict
-  )
   place: str = ""
   see: str = ""
 

@@ -79,7 +79,7 @@ def _about(result):
     )
   if any(line["metric"] == "fg_ari" for line in table):
     about += (
-      " A seed counts as stripes (Section 4.1) if its evaluation loss is above"
+      " A seed counts as stripes (Section 4.1) if its squared error is above"
       f" {statistics.STRIPES_FACTOR} times the median of its row, which must"
       f" have at least {statistics.STRIPES_SEEDS} seeds."
     )
@@ -146,8 +146,6 @@ def _measured(result, sweep):
     paper = {x: line["paper"] for x, line in lines.items() if line["paper"]}
     if paper:
       add(f"{label}, in the paper", [""] * len(columns), paper)
-  for label, paper in result["others"].items():
-    add(f"{label}, in the paper", [""] * (1 + len(places)), paper)
   return grid(["row", "config", *places, *metrics], rows)
 
 
@@ -168,12 +166,12 @@ _STEPS = (
 )
 
 _DIFFERENCES = (
-  "The difference is that of the mean to the default's, in points, with its"
-  " 95 % confidence interval over the seeds (Welch's t). The paper's appendix B"
-  " says how the variant compares, and the last column whether this agrees: not"
-  " if the interval lies on the other side of zero; an interval that includes"
-  f" zero is not separable, or, if it is within {statistics.TIGHT} points, says"
-  " that both are equal."
+  "The difference is the variant's mean minus the default's, in points, with"
+  " its 95 % confidence interval over the seeds (Welch's t). Appendix B says"
+  " how the variant compares, and the last column whether the interval agrees."
+  " It agrees with better or worse if it lies on that side of zero, and with"
+  f" equal if it lies within {statistics.TIGHT} points. A wider interval that"
+  " includes zero does not separate the two."
 )
 
 

@@ -36,7 +36,13 @@ def adaptive_object_discovery(
     share = outputs["keep"].mean(axis=1)
     return _squared_error(outputs, batch) + sparsity * share
 
-  return _discovery(model, loss, max_objects, model.decoder.image_shape)
+  task = _discovery(model, loss, max_objects, model.decoder.image_shape)
+
+  def measure(outputs, batch):
+    kept_slots = outputs["keep"].sum(axis=1)
+    return {**task.measure(outputs, batch), "kept_slots": kept_slots}
+
+  return dataclasses.replace(task, measure=measure)
 
 
 def video_object_discovery(
@@ -158,8 +164,6 @@ def _discovery(model, loss, max_objects, image_shape):
     measured = {"loss": loss(outputs, batch)}
     if loss is not _squared_error:
       measured["mse"] = _squared_error(outputs, batch)
-    if "keep" in outputs:  # Of AdaSlot.
-      measured["kept_slots"] = outputs["keep"].sum(axis=1)
     if "segments" in batch:
       measured |= metrics.segmentation_metrics(
         outputs["masks"], batch["segments"], num_segments=max_objects + 1

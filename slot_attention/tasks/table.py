@@ -74,9 +74,11 @@ def check_task(config: ml_collections.ConfigDict) -> None:
   check_choice("task", config.task, TASKS)
   check_section("config.loss", config.loss, _loss_options(config.task))
   sections = _sections(config)
-  for name in sorted(set(config.model) - {name for name, _ in sections}):
+  unknown = sorted(set(config.model) - {name for name, _ in sections})
+  if unknown:
     known = [section for options in PARTS.values() for section in options]
-    raise ValueError(f"config.model: {name} is unknown{nearest(name, known)}")
+    hint = nearest(unknown[0], known)
+    raise ValueError(f"config.model: {unknown[0]} is unknown{hint}")
   for name, module in sections:
     fields = _fields(module)
     check_section(

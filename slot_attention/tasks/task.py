@@ -64,6 +64,12 @@ class Task:
     rngs = {"params": params_key, "slots": slots_key}
     return jax.jit(self.model.init)(rngs, images)["params"]
 
+  def param_shapes(self, image_shape: tuple[int, ...]) -> Any:
+    """Returns the shapes and types of `init`'s parameters, without drawing."""
+    return jax.eval_shape(
+      lambda key: self.init(key, image_shape), jax.random.key(0)
+    )
+
   def apply(
     self,
     params: Any,

@@ -170,10 +170,7 @@ def check_fit(
     task: the task that will use the parameters.
     image_shape: of an image or a video, see `datasets.image_shape`.
   """
-  needed = jax.eval_shape(
-    lambda key: task.init(key, image_shape), jax.random.key(0)
-  )
-  _check_shapes(params, needed)
+  _check_shapes(params, task.param_shapes(image_shape))
 
 
 def _check_shapes(params, like):

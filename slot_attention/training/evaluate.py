@@ -100,6 +100,36 @@ def summarize(
   return _flatten(task.metrics(measured).compute())
 
 
+def make_apply(
+  run: runs.Run,
+  *,
+  num_slots: int | None = None,
+  num_iterations: int | None = None,
+) -> Callable[[tasks.Arrays], tasks.Arrays]:
+  """Compiles the model of a run, with the noise of evaluations.
+
+  Args:
+    run: the run.
+    num_slots: number of slots K; None takes the run's.
+    num_iterations: number of iterations T; None takes the run's.
+
+  Returns:
+    A function from a normalised batch to the model's outputs.
+  """
+
+  @jax.jit
+  def apply(params, batch):
+    return run.task.apply(
+      params,
+      batch,
+      jax.random.key(_SLOTS_KEY_SEED),
+      num_slots=num_slots,
+      num_iterations=num_iterations,
+    )
+
+  return functools.partial(apply, run.params)
+
+
 def evaluate_run(
   config: ml_collections.ConfigDict, workdir: Path
 ) -> dict[str, float]:

@@ -19,7 +19,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 def names(folder: Path = WEIGHTS) -> list[str]:
-  """Returns the names of all weights in a folder, that of the package."""
+  """Returns the names of all weights in a folder, by default the package's."""
   return sorted(path.parent.name for path in folder.glob("*/card.json"))
 
 
@@ -90,7 +90,7 @@ def start_from(others: Any, params: Any) -> Any:
     )
   new = sorted(mine.keys() - taken.keys())
   logging.info(
-    "%d of %d parameters start from another run; random are %s",
+    "%d of %d parameters start from another run; these stay random: %s",
     sum(x.size for x in taken.values()),
     sum(x.size for x in jax.tree.leaves(params)),
     ", ".join(new) or "none",

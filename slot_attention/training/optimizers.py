@@ -1,5 +1,7 @@
 """The optimisers and their learning rates."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -127,18 +129,23 @@ def make_optimizer(
 def _matrices(params):
   """Says how each parameter is a matrix for Muon; None where Adam updates it.
 
-  The kernel of a layer has its outputs in the last axis. All other axes are
-  inputs: a convolution's kernel is a matrix of height * width * D by F. Learned
-  initial slots are no kernel, however many there are.
+  Only the kernels of layers are matrices. The outputs of a layer are the last
+  axis of its kernel. All other axes are inputs: a convolution's kernel is a
+  matrix of height * width * D by F. Query, key and value of Flax's
+  self-attention have two axes of outputs: the heads, and the size of a head.
   """
 
   def dimension_numbers(path, x):
-    if jax.tree_util.keystr(path[-1:], simple=True).startswith("slots_"):
+    layer, name = ["", *(key.key for key in path)][-2:]
+    if name != "kernel":
       return None
-    if x.ndim < 2 or min(x.size // x.shape[-1], x.shape[-1]) < MIN_MUON_SIZE:
+    is_of_heads = x.ndim == 3 and layer in ("query", "key", "value")
+    first_output = 1 if is_of_heads else x.ndim - 1
+    inputs = tuple(range(first_output))
+    outputs = tuple(range(first_output, x.ndim))
+    sides = [math.prod(x.shape[i] for i in axes) for axes in (inputs, outputs)]
+    if min(sides) < MIN_MUON_SIZE:
       return None
-    return contrib.MuonDimensionNumbers(
-      reduction_axis=tuple(range(x.ndim - 1)), output_axis=x.ndim - 1
-    )
+    return contrib.MuonDimensionNumbers(inputs, outputs)
 
   return jax.tree_util.tree_map_with_path(dimension_numbers, params)

@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 
 from absl import logging
 import filelock
+from flax import traverse_util
 import ml_collections
 
 from slot_attention import parallel, tasks, validation
 from slot_attention.training import checkpoints
 
-# Fields that may change when a run continues, because they change its results
-# at most by rounding.
-RUN_FIELDS = (
+# Fields that may change when a run continues. num_steps and max_minutes decide
+# where it ends; the others change its results at most by rounding.
+FREE_FIELDS = (
   "num_steps",
   "max_minutes",
   "log_every",
@@ -86,7 +87,7 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     changed = {
       name: values
       for name, values in differences.items()
-      if name not in RUN_FIELDS
+      if name not in FREE_FIELDS
     }
     if changed:
       raise ValueError(
@@ -162,7 +163,7 @@ def changed_fields(
 ) -> dict[str, Any]:
   """Returns the fields in which a config differs from that of a run.
 
-  Fields that do not affect the results of an evaluation are left out.
+  The fields of `FREE_FIELDS` are left out.
 
   Args:
     workdir: folder of the run.
@@ -175,7 +176,7 @@ def changed_fields(
   return {
     name: value
     for name, (_, value) in sorted(differences.items())
-    if name not in RUN_FIELDS
+    if name not in FREE_FIELDS
   }
 
 
@@ -218,19 +219,12 @@ def _differences(there, here):
 
   The value of a missing field is None.
   """
-  there, here = _flatten(there.to_dict()), _flatten(here.to_dict())
+  there, here = (
+    traverse_util.flatten_dict(config.to_dict(), sep=".")
+    for config in (there, here)
+  )
   return {
     name: (there.get(name), here.get(name))
     for name in {**there, **here}
     if there.get(name) != here.get(name)
   }
-
-
-def _flatten(tree, prefix=""):
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat.update(_flatten(value, f"{prefix}{name}."))
-    else:
-      flat[prefix + name] = value
-  return flat

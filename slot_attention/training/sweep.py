@@ -22,8 +22,7 @@ _PLACES = (
 # Iterations T of a sweep. The paper has 1 (Figure 12) to 7 (Figure 5). Larger
 # numbers show whether more iterations do harm.
 SWEPT_ITERATIONS = range(1, 11)
-# Further iterations for models that have at least as many in training: N-EM and
-# DSPN.
+# Further iterations for models that train with at least 10: N-EM and DSPN.
 SWEPT_MANY_ITERATIONS = (20, 30)
 
 # How many slots more than in training a sweep has.
@@ -43,8 +42,8 @@ def sweep_run(
       num_slots - max_objects in training (Figure 5 right, where K = N);
     more_slots: over K, from the training's to `SWEPT_MORE_SLOTS` more, on all
       images.
-  A model of fixed K has neither of the last two, and one that learns each
-  initial slot not the last one.
+  A model of fixed K has neither of the last two sweeps. A model that learns
+  each initial slot does not have the last one.
   To sweep over numbers of objects that were left out in training, change
   data.max_objects.
 
@@ -80,21 +79,20 @@ def sweep_run(
   split = data.splits["eval"]
   num_objects = split.num_objects
   counts = np.unique(num_objects).tolist() if split.knows_objects else []
-  swept, slot_counts, more_slots = [], [], []
-  if only in ("", "iterations", "objects"):
-    many = iterations >= max(SWEPT_ITERATIONS)
-    more = SWEPT_MANY_ITERATIONS if many else ()
-    swept = sorted({*SWEPT_ITERATIONS, iterations, *more})
-    if not iterations:
-      swept = [None]
-  if only in ("", "slots") and task.has_free_slots:
-    slot_counts = [
-      count
-      for count in counts
-      if task.slots_can_grow or count + spare_slots <= slots
-    ]
-  if only in ("", "more_slots") and task.slots_can_grow:
-    more_slots = SWEPT_MORE_SLOTS
+  swept = _swept_iterations(iterations)
+  # A model that learns each initial slot has no more slots than it has learned.
+  slot_counts = [
+    count
+    for count in counts
+    if task.slots_can_grow or count + spare_slots <= slots
+  ]
+  more_slots = SWEPT_MORE_SLOTS if task.slots_can_grow else ()
+  if only not in ("", "iterations", "objects"):
+    swept = []
+  if only not in ("", "slots") or not task.has_free_slots:
+    slot_counts = []
+  if only not in ("", "more_slots"):
+    more_slots = ()
 
   def measurer(split):
     return evaluate.make_measurer(
@@ -147,23 +145,34 @@ def sweep_run(
 
   if only:
     return [row for row in rows if row["sweep"] == only]
-  if not parallel.is_first_process():
-    return rows
-  folder = evaluate.folder_of(workdir, config)
-  result = {
-    "step": step,
-    "changed": runs.changed_fields(workdir, config),
-    "rows": rows,
-    "data": data.description,
-  }
+  if parallel.is_first_process():
+    result = {
+      "step": step,
+      "changed": runs.changed_fields(workdir, config),
+      "rows": rows,
+      "data": data.description,
+    }
+    panels = _panels(rows, iterations, slots)
+    _report(evaluate.folder_of(workdir, config), result, panels)
+  return rows
+
+
+def _swept_iterations(trained):
+  """Returns the T of a sweep, with that of training; [None] without any T."""
+  if not trained:
+    return [None]
+  many = SWEPT_MANY_ITERATIONS if trained >= max(SWEPT_ITERATIONS) else ()
+  return sorted({*SWEPT_ITERATIONS, trained, *many})
+
+
+def _report(folder, result, panels):
+  """Prints a sweep and writes it into the folder of the evaluation."""
   evaluate.write_json(folder / "sweep.json", result)
-  _print_rows(rows)
+  _print_rows(result["rows"])
   print(f"  numbers      {folder / 'sweep.json'}")
-  panels = _panels(rows, iterations, slots)
   if panels:  # Without masks, object discovery has no metric in percent.
     plots.draw_curves(folder / "sweep.png", panels)
     print(f"  picture      {folder / 'sweep.png'}")
-  return rows
 
 
 def _print_rows(rows):

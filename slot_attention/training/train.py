@@ -94,6 +94,17 @@ def _train(config, workdir, on_metrics, start):
   params = initial.start_from(others, task.init(init_key, data.image_shape))
   state = TrainState(jnp.int32(0), params, optimizer.init(params))
   state, first_step = _restore(state, config, workdir)
+  _check_processes(config, first_step)
+  logging.info(
+    "%d parameters on %d device(s) of kind %s, from step %d of %d in %s",
+    sum(x.size for x in jax.tree.leaves(params)),
+    parallel.num_devices(),
+    jax.local_devices()[0].device_kind,
+    first_step,
+    config.num_steps,
+    workdir,
+  )
+  state = parallel.replicate(state)
 
   train_step = make_train_step(task, optimizer, slots_key)
   run_evaluation = evaluate.make_evaluator(
@@ -136,7 +147,7 @@ def _train(config, workdir, on_metrics, start):
       due = _due(config, step, stop)
 
       if any(due):
-        values = np.concatenate([loss[0] for loss in jax.device_get(losses)])
+        values = np.concatenate(jax.device_get(parallel.unreplicate(losses)))
         losses.clear()
         if not np.isfinite(values).all():
           bad_step = step - len(values) + 1 + int(np.isnan(values).argmax())
@@ -236,11 +247,7 @@ def _due(config, step, stop):
 
 
 def _restore(state, config, workdir):
-  """Returns the state of the newest checkpoint, or the given one, and its step.
-
-  The state is on every device.
-  """
-  num_params = sum(x.size for x in jax.tree.leaves(state.params))
+  """Returns the newest checkpoint's state, or the given one, and its step."""
   first_step, items = checkpoints.restore_newest(
     workdir, params=state.params, optimizer=state.optimizer
   ) or (0, {})
@@ -249,18 +256,7 @@ def _restore(state, config, workdir):
       f"steps_per_dispatch={config.steps_per_dispatch} does not divide the"
       f" {first_step} steps of the newest checkpoint in {workdir}"
     )
-  _check_processes(config, first_step)
-  logging.info(
-    "%d parameters on %d device(s) of kind %s, from step %d of %d in %s",
-    num_params,
-    parallel.num_devices(),
-    jax.local_devices()[0].device_kind,
-    first_step,
-    config.num_steps,
-    workdir,
-  )
-  state = state.replace(step=jnp.int32(first_step), **items)
-  return parallel.replicate(state), first_step
+  return state.replace(step=jnp.int32(first_step), **items), first_step
 
 
 def _check_processes(config, first_step):

@@ -124,8 +124,12 @@ def test_decoding_the_last_iteration_gives_the_reconstruction(dtype):
 
 
 def test_the_slot_mlp_and_empty_requests_are_refused(tmp_path):
-  workdir = make_run(tmp_path / "run", "slot_mlp:quickstart")
-  with pytest.raises(ValueError, match="Slot MLP has no attention"):
+  workdir = make_run(tmp_path / "run", "slot_mlp:clevr_set_prediction_small")
+  with pytest.raises(ValueError, match="Slot MLP has no iterations"):
     figures.main([f"--workdir={workdir}"])
+  workdir = make_run(tmp_path / "discovery", "slot_mlp:quickstart")
+  figures.main([f"--workdir={workdir}"])
+  drawn = sorted(path.name for path in (workdir / "figures").iterdir())
+  assert drawn == ["figure_3a.png", "figure_4.png"]
   with pytest.raises(ValueError, match="num_images=0"):
     figures.main(["--pretrained=quickstart", "--num_images=0"])

@@ -143,7 +143,6 @@ def _experiment(monkeypatch):
         direction="worse",
       ),
     ),
-    others={"IODINE": {"fg_ari": "98.8 ± 0.0"}},
     place="Figure 11",
   )
   monkeypatch.setitem(EXPERIMENTS, "updates", experiment)
@@ -180,7 +179,6 @@ def test_means_and_deviations_are_written_with_the_papers_numbers(
     f"| default | tetrominoes_small | {loss} | 91.0 ± 1.0 (2 seeds) |\n"
     "| default, in the paper |  |  | 98.8 ± 0.3 |\n"
     f"| no GRU | tetrominoes_small | {loss} | 51.0 ± 1.0 (2 seeds) |\n"
-    "| IODINE, in the paper |  |  | 98.8 ± 0.0 |\n"
   ) in text
   assert "numbers cannot be compared with the paper's" in text
   assert (
@@ -447,7 +445,7 @@ def test_stripes_are_named_and_a_second_mean_leaves_them_out():
   assert line["mean"] == pytest.approx(74)
   assert line["mean_without_stripes"] == pytest.approx(90)
   assert tables.without_stripes(line) == "90.0 ± 0.0, without seed 1"
-  rows = tables._measured({**result, "others": {}}, "")
+  rows = tables._measured(result, "")
   assert rows[0].endswith("| loss | fg_ari |")
   assert rows[2].endswith(" | 74.0 ± 32.0 |")
   assert rows[3].startswith("| x, without seed 1 |")

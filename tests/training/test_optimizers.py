@@ -1,5 +1,6 @@
 """Tests of the optimisers and their learning rates."""
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,35 +69,44 @@ def muon_updates(gradients, learning_rate):
 
 def test_muon_updates_kernels_and_adam_everything_else():
   rng = np.random.default_rng(0)
-  shapes = {
-    "convolution": (3, 3, 4, 32),
-    "matrix": (20, 16),
-    "narrow": (100, 15),
-    "slots_mu": (1, 20, 64),
-    "bias": (32,),
+  # Of each kernel, the shape of its matrix.
+  matrices = {
+    ("convolution", "kernel"): ((3, 3, 4, 32), (36, 32)),
+    ("dense", "kernel"): ((20, 16), (20, 16)),
+    ("attention", "query", "kernel"): ((20, 4, 6), (20, 24)),
+    ("attention", "out", "kernel"): ((4, 6, 20), (24, 20)),
   }
-  params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+  others = {
+    ("narrow", "kernel"): (100, 15),
+    ("attention", "key", "kernel"): (20, 3, 5),
+    ("attention", "query", "bias"): (20, 24),
+    ("slot_attention", "slots_mu"): (1, 20, 64),
+    ("dense", "bias"): (32,),
+  }
+  shapes = {name: shape for name, (shape, _) in matrices.items()} | others
+
+  def tree(flat):
+    return traverse_util.unflatten_dict(flat)
+
+  params = tree({name: jnp.zeros(shape) for name, shape in shapes.items()})
   optimizer = optimizers.make_optimizer(lambda _: 0.1, 0.0, lambda _: 0.3)
   state = optimizer.init(params)
   update = jax.jit(optimizer.update)
   grads, updates = [], []
   for _ in range(3):
     grads.append({k: rng.normal(size=shape) for k, shape in shapes.items()})
-    one, state = update(grads[-1], state, params)
-    updates.append(one)
+    one, state = update(tree(grads[-1]), state, params)
+    updates.append(traverse_util.flatten_dict(one))
 
-  for name in ("convolution", "matrix"):
-    matrices = [g[name].reshape(-1, shapes[name][-1]) for g in grads]
-    expected = muon_updates(matrices, 0.3)
+  for name, (_, shape) in matrices.items():
+    expected = muon_updates([g[name].reshape(shape) for g in grads], 0.3)
     for ours, theirs in zip(updates, expected):
-      np.testing.assert_allclose(
-        ours[name].reshape(theirs.shape), theirs, atol=2e-5
-      )
+      np.testing.assert_allclose(ours[name].reshape(shape), theirs, atol=2e-5)
   adam = optax.adam(0.1, nesterov=True)
-  adam_state = adam.init(params)
+  adam_state = adam.init(traverse_util.flatten_dict(params))
   for i, grad in enumerate(grads):
     expected, adam_state = adam.update(grad, adam_state)
-    for name in ("narrow", "slots_mu", "bias"):
+    for name in others:
       np.testing.assert_allclose(
         updates[i][name], expected[name], rtol=1e-4, atol=1e-7
       )
