@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import gc
 import os
+from pathlib import Path
 import shutil
 import sys
 import tempfile
@@ -28,20 +29,44 @@ from ml_collections import ConfigDict
 import pytest
 
 from slot_attention.data import datasets
+from slot_attention.training import sweep
 from tests.runs import BINARY, SETS, make_config
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_functions():
-  """Keeps a process below 3 GB, and below the memory maps that it may have."""
-  yield
   jax.clear_caches()
   gc.collect()
   if sys.platform == "linux":
     ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_memory_maps():
+  """Keeps a process below the number of memory maps that it may have."""
+  yield
+  _forget_compiled_functions()
+
+
+@pytest.fixture(autouse=True)
+def _little_memory():
+  """Keeps a process below 3 GB."""
+  yield
+  memory = Path("/proc/self/statm")  # On Linux, in pages; the second is in use.
+  if memory.exists():
+    pages = int(memory.read_text().split()[1])
+    if pages * os.sysconf("SC_PAGE_SIZE") > 2e9:
+      _forget_compiled_functions()
+
+
+@pytest.fixture(name="short_sweeps")
+def _short_sweeps(monkeypatch):
+  """Leaves T = 1 and that of training, and one K more, to sweeps."""
+  monkeypatch.setattr(sweep, "SWEPT_ITERATIONS", (1,))
+  monkeypatch.setattr(sweep, "SWEPT_MANY_ITERATIONS", ())
+  monkeypatch.setattr(sweep, "SWEPT_MORE_SLOTS", (0, 1))
 
 
 @pytest.fixture(name="data_dir", scope="session")

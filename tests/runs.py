@@ -350,15 +350,8 @@ def use_savi(config):
 USE_SUCCESSOR = (use_adaptive_invariant, use_mesh)
 
 # The models, for tests of what all of them share.
-USE_MODEL = (
-  use_slot_attention,
-  use_iodine,
-  use_monet,
-  use_nem,
-  use_dspn,
-  *USE_SUCCESSOR,
-  use_savi,
-)
+USE_RIVAL = (use_iodine, use_monet, use_nem, use_dspn)
+USE_MODEL = (use_slot_attention, *USE_RIVAL, *USE_SUCCESSOR, use_savi)
 
 
 def final_state(workdir, step):

@@ -18,7 +18,13 @@ ORIGIN = {
 }
 
 
-@pytest.mark.parametrize("name", pretrained.names())
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * name.endswith("mesh"))
+    for name in pretrained.names()
+  ],
+)
 def test_the_config_of_shipped_weights_trains_without_newer_fields(
   name, tmp_path
 ):

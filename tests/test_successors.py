@@ -62,12 +62,11 @@ def test_an_evaluation_repeats_itself_and_may_have_other_slots(run):
     assert evaluate.evaluate_run(config, workdir)["loss"] != first["loss"]
 
 
-def test_a_sweep_has_iterations_and_slots(run, monkeypatch):
+def test_a_sweep_has_iterations_and_slots(run, short_sweeps):
   config, workdir = run
-  monkeypatch.setattr(sweep, "SWEPT_ITERATIONS", (1, 3))
   rows = sweep.sweep_run(config, workdir)
   swept = [x["num_iterations"] for x in rows if x["sweep"] == "iterations"]
-  assert swept == [1, 3]
+  assert swept == [1, 2]
 
 
 def test_figures_and_your_own_images(run, tmp_path):
@@ -145,7 +144,7 @@ def test_a_run_of_videos_has_the_metrics_and_pictures_of_images(video_run):
 
 
 def test_a_sweep_of_videos_has_iterations_objects_and_slots(
-  video_run, monkeypatch
+  video_run, monkeypatch, short_sweeps
 ):
   config, workdir = video_run
   monkeypatch.setattr(sweep, "SWEPT_ITERATIONS", (1, 3))
@@ -158,7 +157,7 @@ def test_a_sweep_of_videos_has_iterations_objects_and_slots(
     *(("iterations", t, 4, 0) for t in (1, 3)),
     *(("objects", t, 4, n) for t in (1, 3) for n in (2, 3)),
     *(("slots", 1, n + 1, n) for n in (2, 3)),
-    *(("more_slots", 1, k, 0) for k in (4, 5, 6, 8, 12)),
+    *(("more_slots", 1, k, 0) for k in (4, 5)),
   }
 
 

@@ -83,7 +83,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(config, tmp_path):
   assert again == pytest.approx(first, abs=1e-5)
 
 
-def test_object_discovery_works_without_masks(config, tmp_path):
+def test_object_discovery_works_without_masks(config, tmp_path, short_sweeps):
   write_split(tmp_path / "CLEVR_v1.0", "val", 24, size=(240, 320))
   config.data.name = "clevr"
   config.data.source = "original"
@@ -96,7 +96,7 @@ def test_object_discovery_works_without_masks(config, tmp_path):
   assert (folder / "slots.png").exists()
   assert (tmp_path / "curves.png").exists()
   rows = sweep.sweep_run(config, tmp_path)
-  assert len({row["loss"] for row in rows}) > 5
+  assert len({row["loss"] for row in rows}) > 2
   assert not (folder / "sweep.png").exists()
 
 

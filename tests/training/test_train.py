@@ -21,14 +21,11 @@ from slot_attention.training import (
 )
 from tests.runs import (
   USE_MODEL,
+  USE_RIVAL,
   assert_equal_trees,
   final_state,
   read_lines,
   use_adaptive_invariant,
-  use_dspn,
-  use_iodine,
-  use_monet,
-  use_nem,
   use_savi,
   use_slot_attention,
   use_slot_mlp,
@@ -146,7 +143,13 @@ def losses_on(num_devices, config, monkeypatch):
   return losses, evaluation
 
 
-@pytest.mark.parametrize("use_model", USE_MODEL)
+@pytest.mark.parametrize(
+  "use_model",
+  [
+    pytest.param(use_model, marks=[pytest.mark.slow] * (use_model in USE_RIVAL))
+    for use_model in USE_MODEL
+  ],
+)
 def test_one_device_and_four_give_the_same_numbers(
   config, monkeypatch, use_model
 ):
@@ -165,10 +168,10 @@ def test_one_device_and_four_give_the_same_numbers(
   [
     (use_slot_attention, "adam"),
     (use_slot_attention, "muon"),
-    (use_iodine, "adam"),
-    (use_monet, "adam"),
-    (use_nem, "adam"),
-    (use_dspn, "adam"),
+    *(
+      pytest.param(use_rival, "adam", marks=pytest.mark.slow)
+      for use_rival in USE_RIVAL
+    ),
     (use_adaptive_invariant, "adam"),
     (use_savi, "muon"),
   ],
