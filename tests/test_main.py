@@ -86,9 +86,12 @@ def test_a_run_is_evaluated_again_and_goes_on(tmp_path):
   lines = (workdir / "metrics.jsonl").read_text()
   again, _ = run(*arguments, "--mode=eval", cwd=tmp_path)
   assert again.splitlines()[-5:] == stdout.splitlines()[-5:]
-  prelude = (
-    "from slot_attention.training import sweep\nsweep.SWEPT_ITERATIONS = (1, 4)"
-  )
+  prelude = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from slot_attention.training import sweep
+sweep.SWEPT_ITERATIONS = (1, 4)
+"""
   swept, _ = run(*arguments, "--mode=sweep", cwd=tmp_path, prelude=prelude)
   assert "sweep.png" in swept
   run(*arguments, "--config.num_steps=7", cwd=tmp_path)
