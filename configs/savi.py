@@ -24,11 +24,11 @@ JAX 0.12.0). With the bi-level gradient and three iterations they had 11 % after
 500 steps, where they have 31 % without. All tries were judged on examples of
 --config.data.procedural.seed=1.
 
-Measured on other examples, --config.seed=0 to 2: 33.6, 56.4 and 57.1 % over the
-whole videos after all 5,000 steps, 6 to 10 minutes of one core of an AMD EPYC
-beside other work (2026-11-28, the same versions, with the XLA_FLAGS of
-docs/results.md). With MESH as the corrector, configs/mesh.py:savi, 59.2, 55.8
-and 59.6 %. So slots do not follow objects well yet. See
+Measured on other examples, --config.seed=0 to 2: 55.1, 79.7 and 57.6 % over the
+whole videos after all 5,000 steps, about 10 minutes of one core of an Intel Xeon
+beside other work (2026-11-29, the same versions, with the XLA_FLAGS of
+docs/results.md). With MESH as the corrector, configs/mesh.py:savi, 56.7, 54.4
+and 63.4 %. So slots do not follow objects well yet. See
 results/videos_small.md.
 """
 
