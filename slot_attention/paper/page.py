@@ -125,9 +125,11 @@ def _measured(records, name, scale):
   stem, seen = f"{name}_{scale}", f"{experiment.see}_{scale}"
   if stem in records:
     record = records[stem]
+    counts = sorted({len(row["seeds"]) for row in record["rows"]})
     return (
       f"[{stem}]({stem}.md), [picture]({stem}.png),"
-      f" {len(record['rows'][0]['seeds'])} seeds, {record['date']},"
+      f" {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seeds,"
+      f" {record['date']},"
       f" {record['hardware']}{_missing(record, experiment)}"
     )
   if seen in records:
