@@ -125,11 +125,12 @@ def _measured(records, name, scale):
   stem, seen = f"{name}_{scale}", f"{experiment.see}_{scale}"
   if stem in records:
     record = records[stem]
-    counts = sorted({len(row["seeds"]) for row in record["rows"]})
+    counts = [len(row["seeds"]) for row in record["rows"]]
+    fewest, most = min(counts), max(counts)
+    num_seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
     return (
       f"[{stem}]({stem}.md), [picture]({stem}.png),"
-      f" {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seeds,"
-      f" {record['date']},"
+      f" {num_seeds} seeds, {record['date']},"
       f" {record['hardware']}{_missing(record, experiment)}"
     )
   if seen in records:

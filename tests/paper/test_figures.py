@@ -38,6 +38,14 @@ def test_object_discovery_has_every_figure_of_the_paper(tmp_path, capsys):
   assert size(folder / "figure_20.png")[1] > size(folder / "figure_4.png")[1]
 
 
+def test_figure_20_has_the_images_with_most_objects(tmp_path):
+  run = runs.load(make_run(tmp_path / "run", "quickstart"))
+  # More objects than the data set has by default.
+  run.config.data.max_objects = run.config.data.procedural.num_objects = 4
+  examples = figures._examples(run, 2, more=True)
+  assert examples["segments"].max(axis=(1, 2)).tolist() == [4, 4]
+
+
 def test_set_prediction_has_its_table_and_attention(tmp_path):
   workdir = make_run(tmp_path / "run", "clevr_set_prediction_small")
   run = runs.load(workdir)
