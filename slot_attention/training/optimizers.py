@@ -131,8 +131,10 @@ def _matrices(params):
 
   Only the kernels of layers are matrices. The outputs of a layer are the last
   axis of its kernel. All other axes are inputs: a convolution's kernel is a
-  matrix of height * width * D by F. Query, key and value of Flax's
-  self-attention have two axes of outputs: the heads, and the size of a head.
+  matrix of height * width * D by F. A transposed convolution has its D inputs
+  in the last axis, and is a matrix of height * width * F by D. Query, key and
+  value of Flax's self-attention have two axes of outputs: the heads, and the
+  size of a head.
   """
 
   def dimension_numbers(path, x):
