@@ -22,9 +22,10 @@ def get_config() -> ConfigDict:
 
   config.batch_size = 64  # Over all devices.
   config.num_steps = 500_000
-  config.optimizer = "adam"  # Or "muon", for matrices and kernels.
+  config.optimizer = "adam"  # Or "muon", for the kernels of layers.
   config.learning_rate = 4e-4
-  config.muon_learning_rate = 2e-3  # Of matrices and kernels, with "muon".
+  config.muon_learning_rate = 2e-3  # Of these kernels, with "muon".
+  config.muon_kernels = "all"  # Or those of "dense" layers or "convolutions".
   config.warmup_steps = 10_000
   config.decay = "exponential"  # Or "cosine".
   config.decay_rate = 0.5  # Factor of the rate after decay_steps.

@@ -26,6 +26,7 @@ FIELDS = {
   "optimizer": (str, None),
   "learning_rate": (float, 0),
   "muon_learning_rate": (float, 0),
+  "muon_kernels": (str, None),
   "warmup_steps": (int, 0),
   "decay": (str, None),
   "decay_rate": (float, 0),
@@ -44,6 +45,7 @@ FIELDS = {
 }
 CHOICES = {
   "optimizer": ("adam", "muon"),
+  "muon_kernels": ("all", "dense", "convolutions"),
   "decay": ("exponential", "cosine"),
   "data_placement": batches.PLACEMENTS,
   "compute_dtype": tasks.COMPUTE_DTYPES,
@@ -54,6 +56,7 @@ DEFAULTS = {
   "initial_params": "",
   "optimizer": "adam",
   "muon_learning_rate": 2e-3,
+  "muon_kernels": "all",
   "decay": "exponential",
 }
 SECTIONS = ("data", "model", "loss")

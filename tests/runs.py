@@ -29,6 +29,7 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
       "optimizer": "adam",
       "learning_rate": 1e-2,
       "muon_learning_rate": 1e-2,
+      "muon_kernels": "all",
       "warmup_steps": 2,
       "decay": "exponential",
       "decay_rate": 0.5,

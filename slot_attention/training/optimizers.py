@@ -1,5 +1,6 @@
 """The optimisers and their learning rates."""
 
+import functools
 import math
 
 import jax
@@ -38,7 +39,9 @@ def from_config(
   muon_schedule = None
   if config.optimizer == "muon":
     muon_schedule = schedule(config.muon_learning_rate)
-  optimizer = make_optimizer(adam_schedule, config.max_grad_norm, muon_schedule)
+  optimizer = make_optimizer(
+    adam_schedule, config.max_grad_norm, muon_schedule, config.muon_kernels
+  )
   return optimizer, adam_schedule
 
 
@@ -88,6 +91,7 @@ def make_optimizer(
   schedule: optax.Schedule,
   max_grad_norm: float,
   muon_schedule: optax.Schedule | None = None,
+  muon_kernels: str = "all",
 ) -> optax.GradientTransformation:
   """Makes Adam with the paper's constants (Table 11a), or Muon beside Adam.
 
@@ -108,6 +112,8 @@ def make_optimizer(
       are clipped. 0 turns clipping off, as in the paper.
     muon_schedule: function from a step to Muon's learning rate. None: Adam
       updates all parameters, as in the paper.
+    muon_kernels: which kernels Muon updates: "all", or only those of "dense"
+      layers or of "convolutions". Adam updates the others.
   """
   if muon_schedule is None:
     optimizer = optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8)
@@ -119,14 +125,16 @@ def make_optimizer(
       ns_steps=5,
       consistent_rms=0.2,
       adam_learning_rate=schedule,
-      muon_weight_dimension_numbers=_matrices,
+      muon_weight_dimension_numbers=functools.partial(
+        _matrices, kernels=muon_kernels
+      ),
     )
   if not max_grad_norm:
     return optimizer
   return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer)
 
 
-def _matrices(params):
+def _matrices(params, *, kernels):
   """Says how each parameter is a matrix for Muon; None where Adam updates it.
 
   Only the kernels of layers are matrices. The outputs of a layer are the last
@@ -139,7 +147,8 @@ def _matrices(params):
 
   def dimension_numbers(path, x):
     layer, name = ["", *(key.key for key in path)][-2:]
-    if name != "kernel":
+    is_left_out = kernels == ("dense" if x.ndim == 4 else "convolutions")
+    if name != "kernel" or is_left_out:
       return None
     is_of_heads = x.ndim == 3 and layer in ("query", "key", "value")
     first_output = 1 if is_of_heads else x.ndim - 1

@@ -112,6 +112,37 @@ def test_muon_updates_kernels_and_adam_everything_else():
       )
 
 
+def test_muon_updates_only_the_kernels_that_a_config_names():
+  params = {
+    "convolution": {"kernel": jnp.ones((3, 3, 16, 16))},
+    "dense": {"kernel": jnp.ones((16, 16))},
+    "query": {"kernel": jnp.ones((16, 4, 4))},
+  }
+  grads = jax.tree.map(
+    lambda x: np.random.default_rng(0).normal(size=x.shape), params
+  )
+
+  def update(muon_kernels):
+    optimizer = optimizers.make_optimizer(
+      lambda _: 0.1, 0.0, lambda _: 0.3, muon_kernels
+    )
+    return optimizer.update(grads, optimizer.init(params), params)[0]
+
+  muon = update("all")
+  optimizer = optax.adam(0.1, nesterov=True)
+  adam, _ = optimizer.update(grads, optimizer.init(params))
+  for kernels, names in (
+    ("convolutions", ["convolution"]),
+    ("dense", ["dense", "query"]),
+  ):
+    for name, update_of_layer in update(kernels).items():
+      expected = (muon if name in names else adam)[name]
+      np.testing.assert_allclose(
+        update_of_layer["kernel"], expected["kernel"], atol=1e-5
+      )
+  assert not np.allclose(muon["dense"]["kernel"], adam["dense"]["kernel"])
+
+
 def test_a_max_grad_norm_of_zero_turns_clipping_off():
   params = {"w": jnp.zeros(3)}
   grads = {"w": jnp.array([3.0, 4.0, 0.0])}
