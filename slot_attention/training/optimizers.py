@@ -147,8 +147,8 @@ def _matrices(params, *, kernels):
 
   def dimension_numbers(path, x):
     layer, name = ["", *(key.key for key in path)][-2:]
-    is_left_out = kernels == ("dense" if x.ndim == 4 else "convolutions")
-    if name != "kernel" or is_left_out:
+    kind = "convolutions" if x.ndim == 4 else "dense"
+    if name != "kernel" or kernels not in ("all", kind):
       return None
     is_of_heads = x.ndim == 3 and layer in ("query", "key", "value")
     first_output = 1 if is_of_heads else x.ndim - 1
