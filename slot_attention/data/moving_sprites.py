@@ -23,6 +23,7 @@ import numpy as np
 
 from slot_attention.checks import check_at_least
 from slot_attention.data import multi_dsprites
+from slot_attention.data.sprite_outlines import REACH
 
 MAX_SPRITES = multi_dsprites.NUM_SPRITES["binarized"][1]
 CHUNK_SIZE = 250
@@ -48,7 +49,7 @@ def trajectories(
     `multi_dsprites.render`.
   """
   scales = multi_dsprites.SCALES[scenes.scales]
-  margin = (multi_dsprites.REACH * scales)[:, None, :, None]
+  margin = (REACH * scales)[:, None, :, None]
   room = multi_dsprites.IMAGE_SIZE - 2 * margin
   start = multi_dsprites.centers_of(scenes)[:, None]
   frame = np.arange(num_frames)[:, None, None]

@@ -10,9 +10,7 @@ as in the multi-object datasets (Kabra et al., 2019):
 Shapes, positions, orientations and scales are those of dSprites (Matthey et
 al., 2017): 32 x 32 positions, 40 orientations, 6 scales, and hard edges. A
 pixel belongs to a sprite if its centre is inside the sprite. Every sprite is
-entirely inside the image. The outlines were fitted to public dSprites images.
-Compared with these, drawn sprites differ on average by 0.2 pixels per image
-(squares), 1.0 (ellipses) and 0.7 (hearts).
+entirely inside the image. `sprite_outlines` has the shapes.
 
 The distribution of the original scenes is not published beyond this list. Here
 it is as follows:
@@ -27,7 +25,8 @@ it is as follows:
     colored_on_colored, sprites and background are uniform in RGB. Two colours
     can be similar.
 
-Options make easier scenes: sprites that do not overlap, and distinct hues.
+Options make easier scenes: sprites that do not overlap, distinct hues, and no
+small sprites.
 
 Letters in shapes: N scenes, P rows for sprites (the variant's largest number),
 C channels.
@@ -39,6 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slot_attention.checks import check_choice
+from slot_attention.data.sprite_outlines import RADIUS, REACH, SHAPES, contains
 
 VARIANTS = ("binarized", "colored_on_grayscale", "colored_on_colored")
 # Smallest and largest number of sprites in a scene.
@@ -52,43 +52,12 @@ MOST_APART = 3
 CHUNK_SIZE = 1_000
 
 IMAGE_SIZE = 64
-# The codes of dSprites; 0 is a row without a sprite.
-SQUARE, ELLIPSE, HEART = SHAPES = (1, 2, 3)
 # Positions of a centre along each axis, in pixels from the edge of the image.
 POSITIONS = 16 + 32 * np.linspace(0, 1, 32)
 # In radians, counter-clockwise on the screen. As in dSprites, the last one is
 # the same as the first one.
 ORIENTATIONS = np.linspace(0, 2 * np.pi, 40)
 SCALES = np.linspace(0.5, 1, 6)
-
-# Outlines at scale 1, in pixels.
-SQUARE_HALF_SIDE = 9.6
-ELLIPSE_HALF_AXES = (12.75, 7.25)
-# Distance of the heart's outline from its centre in 180 directions, given in
-# hundredths of a pixel. Direction i is -180 + 2 i + 1 degrees, clockwise on the
-# screen, where 0 degrees points to the right.
-HEART_RADII = np.array([
-  828, 840, 869, 886, 903, 925, 941, 957, 992, 1002, 1032, 1032,
-  1056, 1075, 1079, 1089, 1102, 1120, 1120, 1120, 1120, 1120, 1115, 1120,
-  1120, 1120, 1120, 1102, 1089, 1079, 1065, 1056, 1032, 1012, 987, 957,
-  930, 886, 840, 828, 771, 724, 652, 620, 552, 534, 620, 644,
-  724, 771, 809, 840, 880, 925, 957, 987, 1012, 1032, 1056, 1065,
-  1075, 1089, 1102, 1120, 1120, 1120, 1120, 1115, 1120, 1120, 1120, 1120,
-  1120, 1102, 1089, 1079, 1075, 1056, 1032, 1032, 1002, 992, 962, 951,
-  925, 903, 886, 869, 840, 809, 809, 791, 771, 745, 724, 724,
-  704, 682, 682, 660, 660, 628, 644, 620, 620, 620, 620, 587,
-  587, 587, 587, 587, 587, 587, 587, 587, 587, 587, 587, 620,
-  620, 620, 620, 628, 644, 660, 667, 682, 704, 724, 758, 778,
-  809, 840, 903, 903, 840, 809, 778, 738, 724, 704, 682, 660,
-  660, 644, 628, 620, 620, 620, 620, 587, 587, 587, 587, 587,
-  587, 587, 587, 587, 587, 587, 587, 620, 620, 620, 620, 644,
-  628, 660, 660, 682, 682, 704, 724, 724, 752, 771, 791, 809,
-]) / 100  # fmt: skip
-
-# A corner of the square is the farthest point of all outlines.
-RADIUS = math.sqrt(2) * SQUARE_HALF_SIDE  # 13.6 pixels.
-# A sprite is within REACH pixels of its central pixel.
-REACH = 14
 
 
 class Scenes(NamedTuple):
@@ -122,6 +91,7 @@ def sample(
   num_sprites: int = 0,
   may_overlap: bool = True,
   distinct_colors: bool = False,
+  min_scale: float = 0.5,
 ) -> Scenes:
   """Samples scenes in which every sprite is visible.
 
@@ -137,6 +107,7 @@ def sample(
       them at all orientations do not.
     distinct_colors: whether the hues of a scene are evenly spaced, from a
       uniform offset. Only colored_on_grayscale has hues.
+    min_scale: smallest of the `SCALES` from which a sprite's scale is drawn.
 
   Raises:
     ValueError: if `check_options` refuses the options.
@@ -147,6 +118,7 @@ def sample(
     num_sprites=num_sprites,
     may_overlap=may_overlap,
     distinct_colors=distinct_colors,
+    min_scale=min_scale,
   )
   if num_sprites:
     counts = np.full(num_scenes, num_sprites)
@@ -154,7 +126,7 @@ def sample(
     counts = rng.integers(*NUM_SPRITES[variant], num_scenes, endpoint=True)
 
   def sample_any(counts):
-    scenes = _sample_any(rng, counts, variant, distinct_colors)
+    scenes = _sample_any(rng, counts, variant, distinct_colors, min_scale)
     rejected = np.zeros(len(counts), bool)
     if not may_overlap:
       rejected = _have_close_sprites(scenes)
@@ -207,6 +179,7 @@ def generate(
   num_sprites: int = 0,
   may_overlap: bool = True,
   distinct_colors: bool = False,
+  min_scale: float = 0.5,
 ) -> dict[str, np.ndarray]:
   """Makes the `CHUNK_SIZE` examples of one chunk, as returned by `render`.
 
@@ -220,6 +193,7 @@ def generate(
     num_sprites=num_sprites,
     may_overlap=may_overlap,
     distinct_colors=distinct_colors,
+    min_scale=min_scale,
   )
   return render(scenes, image_size=image_size)
 
@@ -236,6 +210,7 @@ def check_options(
   num_sprites: int = 0,
   may_overlap: bool = True,
   distinct_colors: bool = False,
+  min_scale: float = 0.5,
 ) -> None:
   """Raises a ValueError for options that `generate` cannot use."""
   check_choice("variant", variant, VARIANTS)
@@ -253,9 +228,12 @@ def check_options(
     )
   if distinct_colors and variant != "colored_on_grayscale":
     raise ValueError(f"distinct_colors=True does not exist for {variant}")
+  if not np.isclose(SCALES, min_scale).any():
+    scales = ", ".join(f"{scale:.1f}" for scale in SCALES)
+    raise ValueError(f"min_scale={min_scale} is not one of {scales}")
 
 
-def _sample_any(rng, num_sprites, variant, distinct_colors):
+def _sample_any(rng, num_sprites, variant, distinct_colors, min_scale):
   """Samples scenes with [N] sprites, some of which may be hidden."""
   _, most = NUM_SPRITES[variant]
   shape = (len(num_sprites), most)
@@ -264,12 +242,13 @@ def _sample_any(rng, num_sprites, variant, distinct_colors):
   colors, backgrounds = _sample_colors(
     rng, shape, variant, num_sprites if distinct_colors else None
   )
+  first_scale = np.argmin(np.abs(SCALES - min_scale))
   return Scenes(
     shapes=shapes,
     columns=rng.integers(0, len(POSITIONS), shape),
     rows=rng.integers(0, len(POSITIONS), shape),
     orientations=rng.integers(0, len(ORIENTATIONS), shape),
-    scales=rng.integers(0, len(SCALES), shape),
+    scales=rng.integers(first_scale, len(SCALES), shape),
     colors=colors,
     backgrounds=backgrounds,
   )
@@ -339,7 +318,7 @@ def _segments(scenes, image_size, centers=None):
   reach = math.ceil(REACH * zoom)
   window = np.arange(-reach, reach + 1)
   for p in range(num_places):
-    for shape, contains in _CONTAINS.items():
+    for shape in SHAPES:
       (drawn,) = np.nonzero(scenes.shapes[:, p] == shape)
       x, y = zoom * centers[drawn, p].T[..., None]
       columns, rows = x.astype(int) + window, y.astype(int) + window
@@ -350,7 +329,7 @@ def _segments(scenes, image_size, centers=None):
       dx, dy = columns + 0.5 - x, rows + 0.5 - y
       u = (cos * dx)[:, None, :] - (sin * dy)[:, :, None]
       v = (sin * dx)[:, None, :] + (cos * dy)[:, :, None]
-      scene, row, column = np.nonzero(contains(u, v))
+      scene, row, column = np.nonzero(contains(shape, u, v))
       row, column = rows[scene, row], columns[scene, column]
       segments[drawn[scene], row, column] = p + 1
   return segments
@@ -374,26 +353,3 @@ def _has_hidden_sprite(scenes, image_size):
     np.arange(num_scenes)[:, None, None], _segments(scenes, image_size)
   ] = True
   return ((scenes.shapes > 0) & ~visible[:, 1:]).any(axis=1)
-
-
-def _in_square(u, v):
-  return np.maximum(np.abs(u), np.abs(v)) < SQUARE_HALF_SIDE
-
-
-def _in_ellipse(u, v):
-  half_width, half_height = ELLIPSE_HALF_AXES
-  return (u / half_width) ** 2 + (v / half_height) ** 2 < 1
-
-
-def _in_heart(u, v):
-  size = len(HEART_RADII)
-  # The radius is interpolated linearly between two directions.
-  place = (np.arctan2(v, u) / (2 * np.pi) + 0.5) * size - 0.5
-  before = np.floor(place).astype(int)
-  part = place - before
-  radius = (1 - part) * HEART_RADII[before % size]
-  radius += part * HEART_RADII[(before + 1) % size]
-  return u**2 + v**2 < radius**2
-
-
-_CONTAINS = {SQUARE: _in_square, ELLIPSE: _in_ellipse, HEART: _in_heart}

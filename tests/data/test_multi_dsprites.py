@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from slot_attention.data import multi_dsprites
-from slot_attention.data.multi_dsprites import ELLIPSE, HEART, SQUARE
+from slot_attention.data.sprite_outlines import (
+  ELLIPSE,
+  HEART,
+  HEART_RADII,
+  SQUARE,
+)
 
 CHANNELS = {
   "binarized": 1,
@@ -21,7 +26,7 @@ CHANNELS = {
 AREAS = {
   SQUARE: 19.2**2,
   ELLIPSE: math.pi * 12.75 * 7.25,
-  HEART: np.sum(multi_dsprites.HEART_RADII**2) * math.pi / 180,
+  HEART: np.sum(HEART_RADII**2) * math.pi / 180,
 }
 
 
@@ -54,7 +59,7 @@ def contains(shape, x, y):
     return math.hypot(x / 12.75, y / 7.25) < 1
   degrees = math.degrees(math.atan2(-y, x)) % 360
   centres = np.arange(180) * 2 - 179
-  radius = np.interp(degrees, centres, multi_dsprites.HEART_RADII, period=360)
+  radius = np.interp(degrees, centres, HEART_RADII, period=360)
   return math.hypot(x, y) < radius
 
 
@@ -159,8 +164,19 @@ def test_distinct_colors_are_evenly_spaced_hues():
     assert len(np.unique(hues[:, 0])) > 40
 
 
+def test_no_sprite_is_smaller_than_the_smallest_scale():
+  for min_scale, scales in ((0.5, 6), (0.8, 3), (1.0, 1)):
+    scenes = multi_dsprites.sample(
+      np.random.default_rng(0), 200, variant="binarized", min_scale=min_scale
+    )
+    drawn = multi_dsprites.SCALES[scenes.scales[scenes.shapes > 0]]
+    assert len(np.unique(drawn)) == scales
+    np.testing.assert_allclose(drawn.min(), min_scale)
+
+
 def test_options_that_do_not_exist_are_refused():
   for options, message in (
+    ({"min_scale": 0.75}, "min_scale=0.75 is not one of 0.5, 0.6, 0.7, 0.8"),
     ({"num_sprites": 4}, "num_sprites=4 must be from 2 to 3 for binarized"),
     ({"distinct_colors": True}, "distinct_colors=True does not exist for bin"),
     (
