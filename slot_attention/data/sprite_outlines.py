@@ -47,8 +47,9 @@ def contains(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
   Args:
     shape: one of `SHAPES`.
-    u: [...], to the right of the centre, in pixels.
-    v: [...], downwards, before the sprite is turned.
+    u: [...], distances of the points from the centre of an upright sprite to
+      the right, in pixels.
+    v: [...], their distances from it downwards, in pixels.
   """
   if shape == SQUARE:
     return np.maximum(np.abs(u), np.abs(v)) < SQUARE_HALF_SIDE
