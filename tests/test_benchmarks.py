@@ -154,6 +154,7 @@ def test_a_step_that_does_not_fit_on_tpus_has_its_reason_in_the_table():
   assert row.count("|") == header.count("|")
 
 
+@pytest.mark.slow
 def test_starts_are_timed_until_the_first_steps_are_done(tmp_path):
   seconds = startup.measure(["smoke:quickstart"], 1, str(tmp_path), [4])
   ((imports,), (cold,), (warm,)) = seconds["smoke:quickstart"].values()

@@ -57,6 +57,7 @@ def test_padding_has_no_effect_but_by_a_missing_mask(run):
   assert no_mask > 0.1
 
 
+@pytest.mark.slow
 def test_clouds_are_told_apart_without_labels(run):
   (ari,) = re.findall(r"^adjusted Rand index (\S+)$", run("point_clouds"), re.M)
   assert float(ari) > 0.9

@@ -16,11 +16,10 @@ from tests.data.test_originals import write_records
 from tests.data.test_tetrominoes import GENUINE
 
 ROOT = Path(__file__).parents[1]
-# One config of each kind. `tests/test_rivals.py` and `tests/test_successors.py`
-# train other models, and `tests/test_validation.py` checks the values of all.
-DIFFERENT = {"quickstart", "clevr_set_prediction"}
+# `tests/test_rivals.py` and `tests/test_successors.py` train other models, and
+# `tests/test_validation.py` checks the values of all configs.
 CONFIGS = [
-  pytest.param(name, marks=[] if name in DIFFERENT else pytest.mark.slow)
+  pytest.param(name, marks=[pytest.mark.slow] * (name != "quickstart"))
   for name in sorted(
     path.stem
     for path in (ROOT / "configs").glob("*.py")
@@ -79,6 +78,7 @@ def test_every_config_trains_evaluates_and_draws(name, tmp_path):
   assert drawn.get(name, "attention.png") in stdout
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_again_and_goes_on(tmp_path):
   arguments = smoke("quickstart", tmp_path)
   stdout, _ = run(*arguments, cwd=tmp_path)
@@ -203,6 +203,7 @@ def write_genuine(path):
   return path
 
 
+@pytest.mark.slow
 def test_genuine_records_through_the_command_line(tmp_path):
   """One flag makes the same command read the original data."""
   records = write_genuine(tmp_path / "tetrominoes.tfrecords")

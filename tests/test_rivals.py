@@ -65,7 +65,14 @@ RIVALS = {
 }  # fmt: skip
 
 
-@pytest.fixture(name="run", params=RIVALS, scope="module")
+@pytest.fixture(
+  name="run",
+  params=[
+    pytest.param(name, marks=[pytest.mark.slow] * (name == "iodine"))
+    for name in RIVALS
+  ],
+  scope="module",
+)
 def _run(request, tmp_path_factory):
   """Returns what a rival has, its config, and the folder of a trained run."""
   folder = tmp_path_factory.mktemp("rival")

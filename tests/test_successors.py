@@ -89,6 +89,7 @@ def test_figures_and_your_own_images(run, tmp_path):
   assert names == {f"figure_{x}.png" for x in drawn}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_successor", [use_invariant, use_mesh])
 def test_sets_are_predicted_as_well(set_config, tmp_path, use_successor):
   set_config.model.decoder = ConfigDict()
@@ -122,6 +123,7 @@ def _video_run(tmp_path_factory):
   return runs.load_config(folder / "run"), folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_of_videos_has_the_metrics_and_pictures_of_images(video_run):
   config, workdir = video_run
   assert read_lines(workdir)[-1].keys() == {

@@ -278,6 +278,7 @@ def loss_of(model, images, noise):
   return loss
 
 
+@pytest.mark.slow
 def test_training_takes_the_inner_gradients_as_constants(
   images, noise, monkeypatch
 ):

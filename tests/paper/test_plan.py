@@ -1,10 +1,13 @@
 """Tests of what is said before training at the paper's scale."""
 
+import pytest
+
 import configs
 from slot_attention.paper import plan, reproduce
 from slot_attention.training import train
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_and_scaled_to_the_batch():
   config = configs.load("smoke:clevr_set_prediction")
   config.batch_size = 64

@@ -38,6 +38,7 @@ def test_images_with_unknown_objects_are_swept_over_t_and_k(
   assert {row["sweep"] for row in rows} == {"iterations", "more_slots"}
 
 
+@pytest.mark.slow
 def test_a_sweep_covers_iterations_objects_and_slots(
   set_config, tmp_path, monkeypatch, capsys
 ):

@@ -71,6 +71,7 @@ def test_set_prediction_trains_in_the_same_loop(set_config, tmp_path):
   assert list(tmp_path.glob("eval_*/predictions.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "field, value", [("use_all_iterations", True), ("coordinate_scale", 5.0)]
 )
@@ -146,8 +147,12 @@ def losses_on(num_devices, config, monkeypatch):
 @pytest.mark.parametrize(
   "use_model",
   [
-    pytest.param(use_model, marks=[pytest.mark.slow] * (use_model in USE_RIVAL))
-    for use_model in USE_MODEL
+    use_slot_attention,
+    *(
+      pytest.param(use_model, marks=pytest.mark.slow)
+      for use_model in USE_MODEL
+      if use_model is not use_slot_attention
+    ),
   ],
 )
 def test_one_device_and_four_give_the_same_numbers(
@@ -167,13 +172,12 @@ def test_one_device_and_four_give_the_same_numbers(
   "use_model, optimizer",
   [
     (use_slot_attention, "adam"),
-    (use_slot_attention, "muon"),
+    pytest.param(use_slot_attention, "muon", marks=pytest.mark.slow),
     *(
-      pytest.param(use_rival, "adam", marks=pytest.mark.slow)
-      for use_rival in USE_RIVAL
+      pytest.param(use_model, "adam", marks=pytest.mark.slow)
+      for use_model in (*USE_RIVAL, use_adaptive_invariant)
     ),
-    (use_adaptive_invariant, "adam"),
-    (use_savi, "muon"),
+    pytest.param(use_savi, "muon", marks=pytest.mark.slow),
   ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
