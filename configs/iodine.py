@@ -103,7 +103,7 @@ _VALUES = {
     },
   ),
   "tetrominoes_small": (
-    _SMALL_TRAINING,
+    {**_SMALL_TRAINING, "num_steps": 10_000, "decay_steps": 10_000},
     _SMALL_REFINEMENT,
     {**_SMALL_DECODER, "image_size": (14, 14)},
   ),

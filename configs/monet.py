@@ -61,7 +61,13 @@ _VALUES = {
     (35, 35),
   ),
   "tetrominoes_small": (
-    {"optimizer": "adam", "learning_rate": 3e-4, "max_grad_norm": 5.0},
+    {
+      "optimizer": "adam",
+      "num_steps": 10_000,
+      "learning_rate": 3e-4,
+      "decay_steps": 10_000,
+      "max_grad_norm": 5.0,
+    },
     _LOSS,
     (32, 32),
     (14, 14),

@@ -11,9 +11,10 @@ google-research/slot-attention-video, file
 savi/configs/movi/savi_conditional_small.py, is the predictor of one Transformer
 block with four heads. SAVi-S has one iteration a frame, slots of 128 channels,
 and first slots from hints such as boxes; it reconstructs the optical flow, and
-clips gradients at a norm of 0.05. Here are two iterations, the layers and the
-optimiser of configs/tetrominoes_small.py, and first slots that are learned
-vectors; the task reconstructs the frames themselves.
+clips gradients at a norm of 0.05. Here are two iterations, first slots that are
+learned vectors, and the layers and the optimiser of
+configs/multi_dsprites_binarized_small.py; the task reconstructs the frames
+themselves.
 
 First slots from one Gaussian do not learn this: in five tries (two to four
 frames, one to three iterations, with and without the predictor) the slots of
@@ -35,11 +36,11 @@ results/videos_small.md.
 
 from ml_collections import ConfigDict
 
-from configs import tetrominoes_small
+from configs import multi_dsprites_binarized_small
 
 
 def get_config() -> ConfigDict:
-  config = tetrominoes_small.get_config()
+  config = multi_dsprites_binarized_small.get_config()
   config.task = "video_object_discovery"
   config.batch_size = 8  # Videos.
   config.num_steps = 5_000
@@ -59,7 +60,7 @@ def get_config() -> ConfigDict:
   config.model.slot_predictor = ConfigDict(
     {"num_heads": 4, "attention_size": 64, "mlp_hidden_size": 128}
   )
-  config.model.decoder.broadcast_size = (16, 16)
+  config.model.decoder.channels = 3
   config.model.decoder.features = (32, 32, 32)
   config.model.decoder.strides = (1, 1, 1)
   return config

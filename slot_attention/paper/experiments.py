@@ -258,9 +258,12 @@ EXPERIMENTS = {
   "optimizers": Experiment(
     "Adam and Muon: evaluation during training",
     tuple(
-      Row(label, config, {"optimizer": optimizer})
+      row
       for config in (TETROMINOES, CLEVR10_SETS)
-      for label, optimizer in (("Adam", "adam"), ("Muon", "muon"))
+      for row in (
+        Row("Adam", f"adam:{config}"),
+        Row("Muon", config, {"optimizer": "muon"}),
+      )
     ),
     sweep=STEPS,
     place="[Optimisers](../docs/optimizers.md)",

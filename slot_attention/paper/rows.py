@@ -86,10 +86,16 @@ class Experiment:
 
 
 def config_name(name: str, scale: str) -> str | None:
-  """Returns the config that replaces one of the paper at a scale, or None."""
+  """Returns the config that replaces one of the paper at a scale, or None.
+
+  At the paper's scale, adam.py leaves configs as they are, and has no runs of
+  its own.
+  """
   prefix, _, plain = name.rpartition(":")
   if scale == "paper":
-    return None if _SMALL.get(plain) == plain else name
+    if _SMALL.get(plain) == plain:
+      return None
+    return plain if prefix == "adam" else name
   if scale == "smoke":
     return f"smoke:{name}"
   if plain not in _SMALL:

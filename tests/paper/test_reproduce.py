@@ -42,7 +42,7 @@ def test_every_row_is_a_config_that_makes_a_task(row):
     changed = rows.changed(config, changes)
     tasks.make_task(changed)
     # Every change has an effect, except in rows that show the default.
-    defaults = ("Adam", "last iteration, scale 1", "no clipping (the paper's)")
+    defaults = ("last iteration, scale 1", "no clipping (the paper's)")
     default = row.label in defaults
     assert not changes or changed != config or default
     config = changed
@@ -111,6 +111,17 @@ def test_small_and_smoke_scales_name_configs_that_exist():
   # Videos have a small config alone.
   assert rows.config_name("mesh:savi", "small") == "mesh:savi"
   assert rows.rows_at(EXPERIMENTS["videos"], "paper") == []
+
+
+def test_adam_has_runs_of_its_own_only_at_the_small_scale():
+  for row in EXPERIMENTS["optimizers"].rows:
+    if row.label == "Adam":
+      plain = rows.config_name(row.config, "paper")
+      assert not plain.startswith("adam:")
+      assert configs.load(plain) == configs.load(row.config)
+      small = rows.config_name(row.config, "small")
+      assert small.startswith("adam:")
+      assert configs.load(small).optimizer == "adam"
 
 
 @pytest.fixture(name="trained")
@@ -607,14 +618,16 @@ def test_a_run_of_another_config_is_not_taken_for_this_one(
   path = tmp_path / folder / "small/tetrominoes_small/default/0/trained.json"
   content = json.loads(path.read_text())
   fields = content["config"]
-  assert fields["num_steps"] == 10_000 and "data.data_dir" not in fields
+  num_steps = fields["num_steps"]
+  assert num_steps == configs.load("tetrominoes_small").num_steps
+  assert "data.data_dir" not in fields
   # A field that configs have got since then changes nothing.
   del fields["seed"]
   path.write_text(json.dumps(content))
   run(tmp_path, use_kept=True)
   fields["num_steps"] = 9
   path.write_text(json.dumps(content))
-  message = "default/0 was .* num_steps was 9, is now 10000. Delete"
+  message = f"default/0 was .* num_steps was 9, is now {num_steps}. Delete"
   with pytest.raises(ValueError, match=message):
     run(tmp_path, use_kept=True)
   assert len(trained) == 4
