@@ -6,6 +6,9 @@
 On tetrominoes_small, Adam has twice the rate that it has beside Muon. It is the
 better of two in whole runs; see docs/optimizers.md. The paper's configs have
 Adam themselves.
+Measured here, with --config.seed=0 to 2: on small Tetrominoes, a foreground ARI
+of 94.6, 93.2 and 90.9 %; on small CLEVR, AP 14.4 +- 6.8 % at distance inf. See
+results/optimizers_small.md.
 """
 
 from ml_collections import ConfigDict

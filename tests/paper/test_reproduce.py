@@ -114,14 +114,17 @@ def test_small_and_smoke_scales_name_configs_that_exist():
 
 
 def test_adam_has_runs_of_its_own_only_at_the_small_scale():
-  for row in EXPERIMENTS["optimizers"].rows:
-    if row.label == "Adam":
-      plain = rows.config_name(row.config, "paper")
-      assert not plain.startswith("adam:")
-      assert configs.load(plain) == configs.load(row.config)
-      small = rows.config_name(row.config, "small")
-      assert small.startswith("adam:")
-      assert configs.load(small).optimizer == "adam"
+  names = [
+    row.config for row in EXPERIMENTS["optimizers"].rows if row.label == "Adam"
+  ]
+  assert len(names) == 2
+  for name in names:
+    plain = rows.config_name(name, "paper")
+    assert f"adam:{plain}" == name
+    assert configs.load(plain) == configs.load(name)
+    small = rows.config_name(name, "small")
+    assert small.startswith("adam:")
+    assert configs.load(small).optimizer == "adam"
 
 
 @pytest.fixture(name="trained")

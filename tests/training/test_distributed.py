@@ -321,6 +321,7 @@ def wait_for_step(processes, tmp_path, step):
   raise TimeoutError
 
 
+# Process 0 takes 100 seconds to notice that process 1 is gone.
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_lost_process_ends_the_others_and_sigterm_to_one_saves_for_all(

@@ -147,12 +147,11 @@ def losses_on(num_devices, config, monkeypatch):
 @pytest.mark.parametrize(
   "use_model",
   [
-    use_slot_attention,
-    *(
-      pytest.param(use_model, marks=pytest.mark.slow)
-      for use_model in USE_MODEL
-      if use_model is not use_slot_attention
-    ),
+    pytest.param(
+      use_model,
+      marks=[pytest.mark.slow] * (use_model is not use_slot_attention),
+    )
+    for use_model in USE_MODEL
   ],
 )
 def test_one_device_and_four_give_the_same_numbers(
