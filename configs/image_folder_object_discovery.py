@@ -5,9 +5,10 @@
     --config.data.num_train=1900 --config.data.num_eval=100
 
 Data: the first num_examples images of the folder and of those below it, in the
-order of their paths. The last num_eval of them are for evaluation. Whole images
-are squashed to 128x128. If the folder has the folders images and masks, the
-masks give the adjusted Rand index; slot_attention/data/image_files.py says how.
+order of their paths. The first num_train are for training, and the next
+num_eval for evaluation. Whole images are squashed to 128x128. If the folder has
+the folders images and masks, the masks give the adjusted Rand index;
+slot_attention/data/image_files.py says how.
 
 The model and the schedule are those of CLEVR6, for at most six objects and the
 background. Images of the real world are harder than CLEVR's, and Slot Attention

@@ -12,8 +12,8 @@ to 0.05; here the loss is a mean, and the norm is 0.05 / (H W C). The quickstart
 and tetrominoes_small have their own recipes and layers.
 
 Paper: large gains with little data.
-Measured here on tetrominoes_small, where it depends on the seed: see
-docs/successors.md.
+Measured here with the earlier design of tetrominoes_small, where it depends on
+the seed: see docs/successors.md.
 """
 
 from ml_collections import ConfigDict

@@ -13,8 +13,9 @@ iterations, and gradients clipped to 0.1. Its configs are of object discovery;
 set prediction has the batch and the steps of the config that is named.
 
 Paper: better than Slot Attention on every task it was tried on.
-Measured here on small Tetrominoes and small CLEVR scenes, where it is far
-better than Slot Attention: see docs/successors.md.
+Measured here: on small CLEVR scenes it is far better than Slot Attention (AP at
+distance 1: 87.4 against 39.8 %). On small Tetrominoes, two of three seeds end
+above Slot Attention and one below. See docs/successors.md.
 """
 
 from ml_collections import ConfigDict

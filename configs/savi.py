@@ -27,7 +27,7 @@ JAX 0.12.0). With the bi-level gradient and three iterations they had 11 % after
 as outputs.
 
 Measured on other examples, --config.seed=0 to 2: 55.1, 79.7 and 57.6 % over the
-whole videos after all 5,000 steps, about 10 minutes of one core of an Intel
+whole videos after all 5,000 steps, 9 to 19 minutes of one core of an Intel
 Xeon beside other work (2026-11-29, the same versions, with the XLA_FLAGS of
 docs/results.md). With MESH as the corrector, configs/mesh.py:savi, 56.7, 54.4
 and 63.4 %. So slots do not follow objects well yet. See

@@ -6,10 +6,10 @@
 Paper: average precision 19.8 / 0.3 / 0.0 % on CLEVR10 at distances inf / 0.5 /
 0.25; foreground ARI 60.4 +- 6.6 % on CLEVR6, 60.3 +- 1.8 % on Multi-dSprites,
 25.1 +- 34.3 % on Tetrominoes.
-Measured here: on the three squares of the quickstart, see README.md; on small
-Tetrominoes, with --config.seed=0 to 2: 38.9, 8.0 and 27.1 %; on small CLEVR,
-with the same seeds: AP 1.6, 1.7 and 3.8 % at distance inf. See table1_small.md
-and table3_small.md in results/.
+Measured here, --config.seed=0 to 2: on the three squares of the quickstart,
+21.8 +- 21.3 %, see docs/results.md; on small Tetrominoes 38.9, 8.0 and 27.1 %,
+see results/table1_small.md; on small CLEVR, AP 1.6, 1.7 and 3.8 % at distance
+inf, see results/table3_small.md.
 """
 
 from ml_collections import ConfigDict

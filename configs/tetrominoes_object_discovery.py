@@ -2,7 +2,8 @@
 
   python main.py --config=configs/tetrominoes_object_discovery.py
 
-Data: procedural Tetrominoes, which equal the original images pixel for pixel.
+Data: procedural Tetrominoes. Given its shapes, colours and positions, an image
+equals the original's, pixel for pixel; how those are drawn is not published.
 These flags read the original file (1,000,000 examples, 300 MB):
   --config.data.source=original --config.data.path=tetrominoes_train.tfrecords
 

@@ -1,4 +1,4 @@
-"""Procedural Tetrominoes, which equal the original images pixel for pixel.
+"""Procedural Tetrominoes, rendered like the originals, pixel for pixel.
 
 Three tetrominoes, each in one of six colours, lie on black and do not overlap
 (multi-object datasets, Kabra et al., 2019). The distribution of the original
