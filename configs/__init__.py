@@ -38,6 +38,26 @@ def load(name: str) -> ConfigDict:
   return get_config(argument) if argument else get_config()
 
 
+def load_slot_attention(file: str, name: str) -> ConfigDict:
+  """Loads a config whose Slot Attention another config replaces.
+
+  Args:
+    file: name of the file in configs/ that replaces it.
+    name: of the config to load.
+
+  Raises:
+    UnknownConfigError: if there is no such config, or if its model has no Slot
+      Attention.
+  """
+  config = load(name)
+  if "slot_attention" not in config.model:
+    raise UnknownConfigError(
+      f"there is no config {file}:{name}: the model of {name} has no Slot"
+      " Attention to replace"
+    )
+  return config
+
+
 def choose(file: str, name: str, values: Mapping[str, Any]) -> Any:
   """Returns what a config with an argument has for the config of that name.
 

@@ -24,7 +24,7 @@ import configs
 
 
 def get_config(name: str = "clevr_set_prediction") -> ConfigDict:
-  config = configs.load(name)
+  config = configs.load_slot_attention("mesh", name)
   config.max_grad_norm = 0.1
   config.model.mesh_attention = ConfigDict(
     {

@@ -16,12 +16,12 @@ from ml_collections import ConfigDict
 
 import configs
 
-# Tables 9 and 10.
-_HIDDEN_SIZES = {
-  "set_prediction": (512, 512),
-  "object_discovery": (512, 1024, 1024),
+# Tables 9 and 10: of each task, the hidden sizes of the MLP over all inputs and
+# those of the MLP that the slots share, or None if there is none.
+_SIZES = {
+  "set_prediction": ((512, 512), None),
+  "object_discovery": ((512, 1024, 1024), (64,)),
 }
-_SLOT_MLP_SIZES = {"set_prediction": (), "object_discovery": (64, 64)}
 
 # The small sets have Muon, whose updates of the Slot MLP's large matrices would
 # take most of a step. Each rate is the best of three; see results/TODO.md.
@@ -32,14 +32,21 @@ _SMALL_TRAINING = {
 
 
 def get_config(name: str = "clevr_set_prediction") -> ConfigDict:
-  config = configs.load(name)
+  config = configs.load_slot_attention("slot_mlp", name)
   config.update(_SMALL_TRAINING.get(name, {}))
+  if config.task not in _SIZES:
+    raise configs.UnknownConfigError(
+      f"there is no config slot_mlp:{name}: the Slot MLP has no sizes for"
+      f" task={config.task!r}"
+    )
+  hidden_sizes, shared_sizes = _SIZES[config.task]
+  slot_size = config.model.slot_attention.slot_size
   config.model.slot_mlp = ConfigDict(
     {
       "num_slots": config.model.slot_attention.num_slots,
-      "slot_size": config.model.slot_attention.slot_size,
-      "hidden_sizes": _HIDDEN_SIZES[config.task],
-      "slot_mlp_sizes": _SLOT_MLP_SIZES[config.task],
+      "slot_size": slot_size,
+      "hidden_sizes": hidden_sizes,
+      "slot_mlp_sizes": (*shared_sizes, slot_size) if shared_sizes else (),
       "grid_size": 16,
     }
   )

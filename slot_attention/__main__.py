@@ -79,6 +79,8 @@ def main(arguments: Sequence[str]) -> None:
     raise command.UsageError("--workdir is empty: it must name a folder")
   if flags.config is None and flags.workdir is None:
     raise command.UsageError("give --config or --workdir")
+  if flags.topology and flags.mode != "compile":
+    raise command.UsageError("--topology is for --mode=compile")
   workdir = Path(flags.workdir or f"runs/{flags.config_name}")
   config = flags.config
   if config is None:

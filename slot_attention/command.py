@@ -21,15 +21,13 @@ Every command has --help, which prints the top of its file and every flag, and
 """
 
 from collections.abc import Callable, Sequence
-import hashlib
 import importlib.util
 import logging as std_logging
 import os
 from pathlib import Path
-import platform
 import re
+import signal
 import sys
-import tempfile
 import textwrap
 import threading
 import traceback
@@ -40,9 +38,8 @@ import jax
 from ml_collections import config_flags
 
 import slot_attention
+from slot_attention import cache
 from slot_attention.checks import nearest
-
-_CACHE_BYTES = 2**30  # JAX removes the programs used longest ago.
 
 _FAILED, _BAD_USAGE = 1, 2
 _INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again".
@@ -81,7 +78,7 @@ class Flags(flags.FlagValues):
     )
     self.define_string(
       "compilation_cache",
-      _default_cache(),
+      cache.default_folder(),
       "Folder in which JAX keeps compiled programs for the next time; processes"
       " may share it. Empty: they are not kept.",
     )
@@ -184,7 +181,7 @@ class Flags(flags.FlagValues):
       print(self._describe())
       sys.exit()
     logging.set_verbosity(self.verbosity)
-    _keep_compiled_programs(self.compilation_cache)
+    cache.keep(self.compilation_cache)
     if rest and not self.__dict__["_arguments"]:
       raise UsageError(f"arguments without a flag: {' '.join(rest)}")
     self._check_run()
@@ -235,6 +232,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   logging.get_absl_handler().addFilter(_is_worth_reading)
   # What fails in a thread of Orbax is raised again where it is waited for.
   threading.excepthook = sys.unraisablehook = _log_error_elsewhere
+  # Training, and JAX in a cluster, catch SIGTERM by themselves.
+  signal.signal(signal.SIGTERM, _interrupt)
   try:
     _check_package()
     try:
@@ -292,46 +291,6 @@ def _check_package():
     )
 
 
-def _default_cache():
-  """Returns a folder for compiled programs in the user's cache, or "".
-
-  A user without a home has no cache. A program for one CPU may crash on another
-  that has fewer instructions. Each kind of CPU therefore has its own folder,
-  for homes that several machines use.
-  """
-  features = platform.processor()
-  information = Path("/proc/cpuinfo")
-  if information.exists():
-    # "flags" on x86, "Features" on ARM.
-    pattern = r"^(?:flags|Features)\s*:(.*)$"
-    (features, *_) = re.findall(pattern, information.read_text(), re.M) or [""]
-  digest = hashlib.sha256(f"{platform.machine()} {features}".encode())
-  root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  if root.startswith("~"):
-    return ""
-  return str(Path(root, "slot_attention", f"compiled-{digest.hexdigest()[:8]}"))
-
-
-def _keep_compiled_programs(folder):
-  """Turns on JAX's compilation cache, if JAX has no other setting for it."""
-  if not folder or jax.config.jax_compilation_cache_dir:
-    return
-  if "onednn_custom_call=true" in os.environ.get("XLA_FLAGS", ""):
-    logging.info("Compiled programs are not kept: XLA cannot save oneDNN's.")
-    return
-  try:
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-      pass
-  except OSError as error:
-    logging.info("Compiled programs are not kept in %s: %s", folder, error)
-    return
-  jax.config.update("jax_compilation_cache_dir", folder)
-  # A limit also makes JAX lock the cache while it reads and writes.
-  jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
 def _with_config_file(arguments):
   """Returns the arguments with the file of a config instead of its name."""
   result = []
@@ -376,6 +335,11 @@ def _unknown_field(arguments, error):
   return f"the config has no field {name}: {' '.join(given)}" + (
     f" (did you mean {similar[1]}?)" if similar else ""
   )
+
+
+def _interrupt(number, _):
+  name = signal.Signals(number).name
+  raise KeyboardInterrupt(f"{name}: the same command goes on")
 
 
 def _log_error_elsewhere(error):

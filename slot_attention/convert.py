@@ -53,6 +53,20 @@ _GRU_BIASES = (
   "slot_attention/gru/recurrent/bias",
 )
 _GRU_BIAS = f"{_PREFIX}slot_attention/gru/bias{_SUFFIX}"
+# What the official code has: tasks, sections of the model, and its Slot
+# Attention, as far as its outputs depend on it.
+_TASKS = ("object_discovery", "set_prediction")
+_SECTIONS = ("encoder", "slot_attention", "decoder", "classifier")
+_SLOT_ATTENTION = {
+  "aggregation": "weighted_mean",
+  "epsilon_place": "attention",
+  "slot_init": "shared",
+  "softmax_axis": "slots",
+  "temperature": "sqrt_d",
+  "update": "gru",
+  "use_layer_norm": True,
+  "use_projections": True,
+}
 # The configs of the published checkpoints, by the part that only one of them
 # has.
 _CONFIGS = {
@@ -272,10 +286,30 @@ def export_run(workdir: Path, target: Path) -> None:
       a part of it, or if the target exists.
   """
   run = runs.load(workdir)
+  _check_official(run.config)
   if target.with_name(f"{target.name}.index").exists():
     raise ValueError(f"--to={target} exists already; choose another name")
   variables = to_official(run.params)
   write_official(target, {**variables, _STEP: np.int64(run.step)})
+
+
+def _check_official(config):
+  """Raises a ValueError for a model that the official code does not have."""
+  model = config.model
+  others = [section for section in model if section not in _SECTIONS]
+  if config.task not in _TASKS or others:
+    what = f"task={config.task!r} with {', '.join(model)}"
+    raise ValueError(f"the official code does not have {what}")
+  for field, value in _SLOT_ATTENTION.items():
+    if model.slot_attention[field] != value:
+      raise ValueError(
+        f"the official code has only {field}={value!r}, and the run has"
+        f" {model.slot_attention[field]!r}"
+      )
+  if not model.slot_attention.mlp_hidden_size:
+    raise ValueError("the official code always has a residual MLP")
+  if not model.encoder.use_position_embedding:
+    raise ValueError("the official code always has a position embedding")
 
 
 def _published_config(variables):
@@ -314,6 +348,10 @@ def main(arguments: Sequence[str]) -> None:
     raise command.UsageError("give both --from and --to")
   source, target = Path(flags["from"].value), Path(flags.to)
   if (source / "config.json").exists():
+    if flags.config is not None:
+      raise command.UsageError(
+        "--config is for a run to make: a run that is exported has its own"
+      )
     export_run(source, target)
   else:
     import_run(source, target, flags.config)

@@ -127,11 +127,16 @@ def export(
     The model card.
 
   Raises:
-    ValueError: if there is no run, if its evaluation batch cannot be shared by
-      the devices, or if the file of the parameters is larger than 2 MB.
+    ValueError: if there is no run, if there are weights in the folder, if its
+      evaluation batch cannot be shared by the devices, or if the file of the
+      parameters is larger than 2 MB.
   """
   check_choice("dtype", dtype, DTYPES)
   datetime.date.fromisoformat(date)
+  if (folder / "card.json").exists():
+    raise ValueError(
+      f"{folder} has weights already: choose another name, or delete them"
+    )
   run = runs.load(workdir)
   validation.checked(run.config, num_devices=parallel.num_devices())
   data = loading.load(run.config.data)

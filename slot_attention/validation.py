@@ -63,13 +63,17 @@ SECTIONS = ("data", "model", "loss")
 
 
 def checked(
-  config: ml_collections.ConfigDict, *, num_devices: int = 1
+  config: ml_collections.ConfigDict,
+  *,
+  num_devices: int = 1,
+  is_trained: bool = False,
 ) -> ml_collections.ConfigDict:
   """Checks a config whole.
 
   Args:
     config: of an experiment, see configs/.
     num_devices: number of devices that share a batch; 1 while it is unknown.
+    is_trained: whether the devices also share the batches of training.
 
   Returns:
     A copy in which fields that the config leaves out have their defaults, if
@@ -93,7 +97,7 @@ def checked(
   config = tasks.with_defaults(config)
   task = tasks.make_task(config)
   _check_steps(config)
-  _check_devices(config, num_devices)
+  _check_devices(config, num_devices, is_trained)
   _check_compute_dtype(config)
   _check_data_for_task(config, task)
   return config
@@ -148,8 +152,8 @@ def _check_steps(config):
       )
 
 
-def _check_devices(config, num_devices):
-  for name in ("batch_size", "eval_batch_size"):
+def _check_devices(config, num_devices, is_trained):
+  for name in ["batch_size"] * is_trained + ["eval_batch_size"]:
     if config[name] % num_devices:
       raise ValueError(
         f"{name}={config[name]} is not a multiple of the {num_devices} devices"

@@ -20,7 +20,7 @@ PLACES = (
   {"tasks"},
   {"data", "visualization", "plots", "losses", "metrics", "models"},
   {"parallel", "progress", "command"},
-  {"checks", "start"},
+  {"cache", "checks", "files", "start"},
 )
 # In the place with these rooms, a room may import only later ones of the list.
 DATA_TO_METRICS = ("data", "visualization", "plots", "losses", "metrics")

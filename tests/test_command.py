@@ -10,7 +10,7 @@ import jax
 import pytest
 
 import slot_attention
-from slot_attention import command
+from slot_attention import cache, command
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
@@ -123,16 +123,16 @@ print(jax.jit(lambda x: x + 1)(1.5))
 
 def test_each_kind_of_cpu_has_its_own_cache(monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-  here = command._default_cache()
+  here = cache.default_folder()
   assert here.startswith("/somewhere/slot_attention/compiled-")
-  monkeypatch.setattr(command.platform, "machine", lambda: "another")
-  assert command._default_cache() != here
+  monkeypatch.setattr(cache.platform, "machine", lambda: "another")
+  assert cache.default_folder() != here
 
 
 def test_a_user_without_a_home_has_no_cache(monkeypatch):
   monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-  monkeypatch.setattr(command.os.path, "expanduser", lambda path: path)
-  assert command._default_cache() == ""
+  monkeypatch.setattr(cache.os.path, "expanduser", lambda path: path)
+  assert cache.default_folder() == ""
 
 
 @pytest.mark.parametrize(
@@ -246,6 +246,11 @@ def test_flags_of_two_commands_are_independent():
     (["--config=quickstrat"], r"config quickstrat \(did you mean quickstart"),
     (["--config=configs/nothing.py"], "there is no config configs/nothing.py"),
     (["--config=smoke:nothing"], "cannot be read: there is no config nothing"),
+    (
+      ["--config=mesh:nem"],
+      "the model of nem has no Slot Attention to replace",
+    ),
+    (["--config=slot_mlp:savi"], "the Slot MLP has no sizes for task='video_"),
     (
       ["--config=quickstart", "--config.model.encoder.feature=(1,)"],
       "no field feature: --config.model.encoder.feature=.* mean features",

@@ -352,6 +352,27 @@ def test_what_does_not_fit_is_named(converted, tmp_path):
     )
 
 
+def test_only_models_of_the_official_code_are_exported(tmp_path):
+  def export(name, **changes):
+    config = configs.load(name)
+    config.model.slot_attention.update(changes)
+    convert._check_official(config)
+
+  export("quickstart")
+  export("clevr_set_prediction", gradient="implicit")
+  for name in ("adaslot:quickstart", "savi"):
+    with pytest.raises(
+      ValueError, match="the official code does not have task"
+    ):
+      export(name)
+  with pytest.raises(ValueError, match="does not have .* mesh_attention"):
+    convert._check_official(configs.load("mesh:quickstart"))
+  with pytest.raises(ValueError, match="only slot_init='shared', and the run"):
+    export("quickstart", slot_init="per_slot")
+  with pytest.raises(ValueError, match="always has a residual MLP"):
+    export("quickstart", mlp_hidden_size=0)
+
+
 def test_nothing_is_overwritten_and_nothing_missing_is_taken(
   converted, tmp_path
 ):

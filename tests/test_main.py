@@ -136,17 +136,21 @@ from slot_attention.training import train
 # A shell that starts a process in the background has it ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 make_train_step = train.make_train_step
-def with_ctrl_c(function):
+def with_ctrl_c(function, number=signal.SIGINT):
   def interrupted(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), number)
     return function(*args, **kwargs)
   return interrupted
 """
-# Where Ctrl-C comes, and how the message begins.
+# Where Ctrl-C or SIGTERM comes, and how the message begins.
 MOMENTS = {
   "while data is prepared": (
     "store._write_chunk = with_ctrl_c(store._write_chunk)",
     "error: interrupted; the same command goes on",
+  ),
+  "SIGTERM while data is prepared": (
+    "store._write_chunk = with_ctrl_c(store._write_chunk, signal.SIGTERM)",
+    "error: SIGTERM: the same command goes on",
   ),
   "while the parameters are made": (
     "tasks.Task.init = with_ctrl_c(tasks.Task.init)",

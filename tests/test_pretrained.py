@@ -117,6 +117,8 @@ def test_what_is_exported_is_evaluated_and_loaded(
   )
   run, loaded = runs.load(workdir), pretrained.load("mine")
   assert loaded.config == run.config and loaded.step == run.step
+  with pytest.raises(ValueError, match="mine has weights already"):
+    pretrained.export(workdir, tmp_path / "weights" / "mine", **ORIGIN)
   tolerance = {"float32": 0, "float16": 1e-3}[dtype]
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-7),

@@ -140,6 +140,17 @@ def test_a_sweep_covers_what_the_model_has(run, monkeypatch):
   assert len(pictures) == (rival.has_iterations or rival.has_free_slots)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["iodine"], indirect=True)
+def test_a_sweep_has_no_fewer_slots_than_the_model_takes(run, monkeypatch):
+  _, config, workdir = run
+  trained = runs.load_config(workdir)
+  trained.data.max_objects = 6  # Two more than slots.
+  monkeypatch.setattr(sweep.runs, "load_config", lambda _: trained)
+  (row,) = sweep.sweep_run(config, workdir, "slots")
+  assert (row["num_objects"], row["num_slots"]) == (3, 2)
+
+
 def test_figures_are_those_that_the_model_has(run, tmp_path):
   rival, _, workdir = run
   figures.main([f"--workdir={workdir}", f"--to={tmp_path}", "--num_images=1"])

@@ -254,6 +254,21 @@ def test_bad_values_of_a_rival_are_named(
     validation.checked(config, num_devices=4)
 
 
+def test_an_evaluation_does_not_share_the_batches_of_training(config):
+  config.batch_size, config.eval_batch_size = 4, 6
+  validation.checked(config, num_devices=3)
+  with pytest.raises(ValueError, match="batch_size=4 .* the 3 devices"):
+    validation.checked(config, num_devices=3, is_trained=True)
+
+
+def test_losses_of_all_iterations_need_their_gradients(set_config):
+  set_config.loss.use_all_iterations = True
+  validation.checked(set_config)
+  set_config.model.slot_attention.gradient = "implicit"
+  with pytest.raises(ValueError, match="which gradient='implicit' excludes"):
+    validation.checked(set_config)
+
+
 def test_options_that_a_rival_does_not_have_are_refused(config):
   use_monet(config)
   config.loss.beta = -1.0

@@ -104,4 +104,14 @@ def resize_to_nearest(maps: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _cut_out(images, crop):
-  return images[:, CROP_ROWS, CROP_COLUMNS] if crop else images
+  if not crop:
+    return images
+  height, width = images.shape[1:3]
+  if height < CROP_ROWS.stop or width < CROP_COLUMNS.stop:
+    raise ValueError(
+      f"images of {height}x{width} pixels (height x width) do not contain the"
+      f" crop, rows {CROP_ROWS.start} to {CROP_ROWS.stop} and columns"
+      f" {CROP_COLUMNS.start} to {CROP_COLUMNS.stop}: set"
+      " data.preprocessing.crop=False"
+    )
+  return images[:, CROP_ROWS, CROP_COLUMNS]

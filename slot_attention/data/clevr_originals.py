@@ -7,9 +7,8 @@ TFRecords with masks (Kabra et al., 2019). Each is read in chunks, dicts of
   segments, if there are masks: uint8 [n, image_size, image_size], 0 for
     background, e for the object in row e - 1 of the targets.
 
-Objects outside the crop keep their targets. The crop fits the images with
-masks, 320x240. For CLEVR_v1.0, 480x320, the official code uses the same rows
-and columns, which are not in the centre there.
+Objects outside the crop keep their targets. The crop is central in the images
+with masks, 320x240, and not in those of CLEVR_v1.0, 480x320.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -223,6 +222,8 @@ def _read_parts(path, parts, start, stop, crop, image_size):
       segments = None
       if chunk[0].mask is not None:
         segments = _decode(pool, [example.mask for example in chunk], "L")
+        if segments.shape != images.shape[:-1]:
+          raise ValueError(f"{chunk[0].mask} and its image differ in size")
       targets = np.stack([example.target for example in chunk])
       yield _framed(images, targets, segments, crop, image_size)
 

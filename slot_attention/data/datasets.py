@@ -44,9 +44,12 @@ class DataSet:
       are the options in config.data.procedural. None if the data set exists
       only as an original.
     chunk_size: the number of examples that `generate` draws.
+    fewest_objects: of options of `generate`, the smallest number of objects in
+      an image.
     check_options: raises a ValueError for arguments, other than seed and chunk,
       that `generate` cannot use.
     fixed: arguments of `generate` that a config does not choose.
+    has_original: whether there is an original to read.
     generator_version: the version of what `generate` draws. Raise it whenever
       the same arguments draw something else, so that data which was prepared
       before is not used any more.
@@ -63,8 +66,10 @@ class DataSet:
   is_binary: bool = False
   generate: Callable[..., store.Arrays] | None = None
   chunk_size: int = 0
+  fewest_objects: Callable[[Mapping[str, Any]], int] = lambda _: 0
   check_options: Callable[..., None] = lambda **_: None
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  has_original: bool = True
   generator_version: int = 1
   reader_version: int = 1
   preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -92,6 +97,9 @@ def _multi_dsprites(variant, max_objects, channels=3):
     num_examples=60_320,
     generate=multi_dsprites.generate,
     chunk_size=multi_dsprites.CHUNK_SIZE,
+    fewest_objects=lambda options: (
+      options["num_sprites"] or multi_dsprites.NUM_SPRITES[variant][0]
+    ),
     check_options=multi_dsprites.check_options,
     fixed={"variant": variant},
     is_binary=variant == "binarized",
@@ -112,6 +120,7 @@ _CLEVR = DataSet(
   has_targets=True,
   generate=clevr_scenes.generate,
   chunk_size=clevr_scenes.CHUNK_SIZE,
+  fewest_objects=lambda options: options["min_objects"],
   check_options=clevr_scenes.check_options,
   preprocessing={"crop": False, "image_size": 128},
 )
@@ -124,6 +133,7 @@ DATA_SETS = {
     num_examples=60_320,
     generate=tetrominoes.generate,
     chunk_size=tetrominoes.CHUNK_SIZE,
+    fewest_objects=lambda options: options["num_objects"],
     check_options=tetrominoes.check_options,
   ),
   "multi_dsprites_binarized": _multi_dsprites("binarized", 3, channels=1),
@@ -138,7 +148,9 @@ DATA_SETS = {
     num_examples=10_320,
     generate=moving_sprites.generate,
     chunk_size=moving_sprites.CHUNK_SIZE,
+    fewest_objects=lambda _: moving_sprites.FEWEST_SPRITES,
     check_options=moving_sprites.check_options,
+    has_original=False,
   ),
   "clevr_with_masks": dataclasses.replace(
     _CLEVR,
@@ -201,8 +213,21 @@ def check_data(data: Mapping[str, Any]) -> None:
       f"data.num_examples={data['num_examples']} must be at least"
       f" data.num_train + data.num_eval = {num_train + num_eval}"
     )
+  if data["source"] == "procedural":
+    _check_max_objects(data)
   if data["grayscale"] and DATA_SETS[data["name"]].image_shape[-1] != 3:
     raise ValueError(f"data.grayscale=True: {data['name']} has no colours")
+
+
+def _check_max_objects(data):
+  data_set = DATA_SETS[data["name"]]
+  defaults = {name: x.default for name, x in data_set.options.items()}
+  fewest = data_set.fewest_objects({**defaults, **data["procedural"]})
+  if data["max_objects"] < fewest:
+    raise ValueError(
+      f"data.max_objects={data['max_objects']} leaves no image: all that"
+      f" data.procedural draws have at least {fewest} objects"
+    )
 
 
 def check_prepared(data: Mapping[str, Any]) -> None:
@@ -227,6 +252,10 @@ def _check_prepared(data):
     check_at_least("data.preprocessing.image_size", image_size, 1)
   if data["source"] == "procedural":
     _check_procedural(data_set, preprocessing, data["procedural"])
+  elif not data_set.has_original:
+    raise ValueError(
+      f"data.source='original': data.name={data['name']!r} has no original"
+    )
   elif data["name"] == "image_folder" and not data["path"]:
     raise ValueError("data.path='' must name the folder of the images")
 

@@ -70,12 +70,17 @@ def read_folder(
     )
 
   def read(file):
-    image = clevr.frame(
-      read_image(file)[None], crop=False, image_size=image_size
-    )
+    pixels = read_image(file)
+    image = clevr.frame(pixels[None], crop=False, image_size=image_size)
     if folder == path:
       return {"images": image}
-    mask = _read_mask((masks / file.relative_to(folder)).with_suffix(".png"))
+    mask_file = (masks / file.relative_to(folder)).with_suffix(".png")
+    mask = _read_mask(mask_file)
+    if mask.shape != pixels.shape[:2]:
+      raise ValueError(
+        f"the mask {mask_file} has {_size(mask)} pixels (height x width), but"
+        f" {file}, turned upright, has {_size(pixels)}"
+      )
     segments = clevr.frame_segments(
       mask[None], crop=False, image_size=image_size
     )
@@ -175,6 +180,10 @@ def _to_rgb(image):
     white = PIL.Image.new("RGBA", image.size, "white")
     image = PIL.Image.alpha_composite(white, image)
   return np.asarray(image.convert("RGB"))
+
+
+def _size(pixels):
+  return "x".join(map(str, pixels.shape[:2]))
 
 
 def _read_mask(path):

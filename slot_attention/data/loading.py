@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 from absl import logging
@@ -18,7 +19,7 @@ from slot_attention.data import (
   multi_object_records,
   store,
 )
-from slot_attention.data.datasets import DATA_SETS, SPLIT_FIELDS
+from slot_attention.data.datasets import DATA_SETS, SOURCES, SPLIT_FIELDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,14 +213,15 @@ def prepared_sets(
   data_dir: Path | str, prefix: str = ""
 ) -> list[tuple[int, Path]]:
   """Lists the prepared data sets: number of examples and folder of each."""
-  counts = {
-    directory: directory.name.rpartition("-")[-1]
-    for directory in Path(data_dir).glob(f"{prefix}*-*")
+  found = {
+    directory: re.fullmatch(
+      rf".+-(?:{'|'.join(SOURCES)})-[0-9a-f]{{8}}-(\d+)", directory.name
+    )
+    for directory in Path(data_dir).glob(f"{prefix}*")
+    if directory.is_dir()
   }
   return sorted(
-    (int(count), directory)
-    for directory, count in counts.items()
-    if count.isdecimal()
+    (int(match[1]), directory) for directory, match in found.items() if match
   )
 
 

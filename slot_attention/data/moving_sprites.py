@@ -25,7 +25,7 @@ from slot_attention.checks import check_at_least
 from slot_attention.data import multi_dsprites
 from slot_attention.data.sprite_outlines import REACH
 
-MAX_SPRITES = multi_dsprites.NUM_SPRITES["binarized"][1]
+FEWEST_SPRITES, MAX_SPRITES = multi_dsprites.NUM_SPRITES["binarized"]
 CHUNK_SIZE = 250
 
 NUM_FRAMES = 6

@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> None:
   elif flags.check:
     _check(flags.data_dir)
   elif flags.config is not None and not names:
+    _check_no_flag_of_config(flags)
     _prepare_for_config(flags)
   elif flags.config is None and names in [[x] for x in datasets.DATA_SETS]:
     _prepare_by_name(names[0], flags)
@@ -105,6 +106,23 @@ def _check(data_dir):
       print(error)
   if damaged:
     raise ValueError(f"{damaged} data set(s) in {data_dir} are damaged")
+
+
+def _check_no_flag_of_config(flags):
+  """Raises a UsageError for a flag that --config would override."""
+  fields = {
+    "source": "source",
+    "path": "path",
+    "data_dir": "data_dir",
+    "num_examples": "num_examples",
+    "seed": "procedural.seed",
+  }
+  for name, field in fields.items():
+    if flags[name].present:
+      raise command.UsageError(
+        f"--{name} is for a data set that is given by its name: with --config,"
+        f" give --config.data.{field}"
+      )
 
 
 def _prepare_for_config(flags):

@@ -34,6 +34,7 @@ from slot_attention.progress import progress_bar
 FORMAT = 2
 # Weights of red, green and blue (ITU-R BT.601).
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+_GRAYSCALE_BLOCK = 256  # Examples.
 Arrays = dict[str, np.ndarray]
 
 
@@ -89,9 +90,18 @@ class Split:
       name: array[self.examples[places]] for name, array in self.arrays.items()
     }
     if self.grayscale:
-      gray = taken["images"] @ _LUMINANCE
-      taken["images"] = np.rint(gray[..., None]).astype(np.uint8)
+      taken["images"] = _to_grayscale(taken["images"])
     return taken
+
+
+def _to_grayscale(images):
+  """Converts images uint8 [n, ..., 3] to luminance, uint8 [n, ..., 1]."""
+  gray = np.empty((*images.shape[:-1], 1), np.uint8)
+  # The floats of all images would take four times the memory of the images.
+  for first in range(0, len(images), _GRAYSCALE_BLOCK):
+    block = slice(first, first + _GRAYSCALE_BLOCK)
+    gray[block, ..., 0] = np.rint(images[block] @ _LUMINANCE)
+  return gray
 
 
 def count_objects(arrays: Arrays) -> np.ndarray:

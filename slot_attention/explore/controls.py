@@ -38,7 +38,7 @@ class NumberSlider:
 
   def __init__(self, label: str, name: str, low: int, high: int, handler):
     """Makes both; the handler gets an int when a number is chosen."""
-    self._handler = handler
+    self._handler, self._high = handler, high
     with html.div().classes("sa-slider") as self.row:
       html.span(label)
       self._slider = ui.slider(min=low, max=high, step=1)
@@ -52,7 +52,8 @@ class NumberSlider:
     self._value = None
 
   def show(self, value: int) -> None:
-    """Shows a number."""
+    """Shows a number, which may be above those that can be chosen."""
+    self._slider.props(f"max={max(value, self._high)}")
     self._value = self._slider.value = self._field.value = value
 
   def _copy(self, event):

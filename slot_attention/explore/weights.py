@@ -71,17 +71,19 @@ class Weights:
         f"num_slots={num_slots}: the model of {self.name} has learned exactly"
         f" {self.num_slots} slots"
       )
-    if not 1 <= num_slots <= MAX_SLOTS:
-      raise ValueError(f"num_slots={num_slots} must be from 1 to {MAX_SLOTS}")
+    most = max(MAX_SLOTS, self.num_slots)
+    if not 1 <= num_slots <= most:
+      raise ValueError(f"num_slots={num_slots} must be from 1 to {most}")
+    most = max(MAX_ITERATIONS, self.num_iterations)
     if not self.num_iterations:
       if num_iterations:
         raise ValueError(
           f"num_iterations={num_iterations}: the model of {self.name} has no"
           " iterations"
         )
-    elif not 1 <= num_iterations <= MAX_ITERATIONS:
+    elif not 1 <= num_iterations <= most:
       raise ValueError(
-        f"num_iterations={num_iterations} must be from 1 to {MAX_ITERATIONS}"
+        f"num_iterations={num_iterations} must be from 1 to {most}"
       )
 
   def is_compiled(self, num_slots: int, num_iterations: int) -> bool:

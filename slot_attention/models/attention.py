@@ -47,7 +47,8 @@ class SlotAttention(nn.Module):
       MLP (Figure 14).
     epsilon: offset that keeps the weighted mean finite.
     epsilon_place: "attention" adds epsilon to every coefficient, "denominator"
-      adds it to their sum over the inputs (Figure 16).
+      adds it to their sum over the inputs (Figure 16), by which only the
+      weighted mean divides.
     aggregation: "weighted_mean", "weighted_sum", or "weighted_sum_layer_norm"
       (Figure 7); or "normalized_sum", the weighted sum divided by N (Krimmel
       et al., 2024, https://arxiv.org/abs/2407.04170). With it, the size of an
@@ -75,7 +76,8 @@ class SlotAttention(nn.Module):
       slots before the last iteration (BO-QSA's straight-through estimator).
 
   Raises:
-    ValueError: if a choice does not exist or a number is too small.
+    ValueError: if a choice does not exist or a number is too small; or if
+      gradient="implicit" would leave learned initial slots as they are.
   """
 
   num_slots: int
@@ -106,6 +108,11 @@ class SlotAttention(nn.Module):
     check_choice("temperature", self.temperature, TEMPERATURES)
     check_choice("slot_init", self.slot_init, SLOT_INITS)
     check_choice("gradient", self.gradient, GRADIENTS)
+    if self.gradient == "implicit" and self.learns_each_slot:
+      raise ValueError(
+        "gradient='implicit' gives initial slots no gradient, so that"
+        f" slot_init={self.slot_init!r} would not be learned: use 'bi_level'"
+      )
     super().__post_init__()
 
   @nn.compact

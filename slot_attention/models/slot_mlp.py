@@ -21,6 +21,10 @@ class SlotMLP(nn.Module):
     slot_mlp_sizes: sizes of the MLP shared by the slots: () for set prediction,
       (64, 64) for object discovery, where the last one is the slot size.
     grid_size: side of the square grid to which the inputs are resized.
+
+  Raises:
+    ValueError: if a number is too small, or if the last of `slot_mlp_sizes` is
+      not the slot size.
   """
 
   num_slots: int
@@ -35,6 +39,11 @@ class SlotMLP(nn.Module):
     check_at_least("hidden_sizes", self.hidden_sizes, 1)
     check_at_least("slot_mlp_sizes", self.slot_mlp_sizes, 1)
     check_at_least("grid_size", self.grid_size, 1)
+    if self.slot_mlp_sizes and self.slot_mlp_sizes[-1] != self.slot_size:
+      raise ValueError(
+        f"slot_mlp_sizes={self.slot_mlp_sizes} must end with"
+        f" slot_size={self.slot_size}"
+      )
     super().__post_init__()
 
   @nn.compact

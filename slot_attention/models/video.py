@@ -84,7 +84,8 @@ class VideoDiscovery(nn.Module):
     decoder: of the slots of single frames.
 
   Raises:
-    ValueError: if the decoder needs slots of Invariant Slot Attention.
+    ValueError: if the decoder needs slots of Invariant Slot Attention, or if
+      the predictor would get no gradient.
   """
 
   encoder: Encoder
@@ -95,6 +96,11 @@ class VideoDiscovery(nn.Module):
   def __post_init__(self):
     check_inputs(self.encoder, self.slot_attention)
     check_frames(self.slot_attention, self.decoder)
+    if getattr(self.slot_attention, "gradient", None) == "implicit":
+      raise ValueError(
+        "gradient='implicit' gives initial slots no gradient, so that the"
+        " slot_predictor would not be trained: use 'bi_level' or 'unrolled'"
+      )
     super().__post_init__()
 
   def __call__(self, video: jax.Array, **kwargs) -> dict[str, jax.Array]:

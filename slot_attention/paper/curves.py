@@ -44,24 +44,30 @@ def compare(result: Mapping[str, Any], metric: str) -> list[list[str]]:
     metric: the metric. Rows without it are left out.
 
   Returns:
-    For each row its label, the mean of the metric at each evaluation in
-    percent, and the step at which it reaches the mean of the first row's last
-    evaluation: the mean over the seeds, or how many seeds reach it. The first
-    line has the titles.
+    For each row its label, the mean of the metric in percent at each step at
+    which the first row is evaluated, and the step at which it reaches the mean
+    of the first row's last evaluation: the mean over the seeds, or how many
+    seeds reach it. The first line has the titles.
   """
-  titles, lines, goal = [], [], None
+  steps, titles, lines, goal = [], [], [], None
   for row in result["rows"]:
     seeds = [x for x in row["seeds"].values() if x and metric in x[0]]
     if not seeds:
       continue
-    means = [np.mean([x[metric] for x in points]) for points in zip(*seeds)]
+    means = {
+      points[0]["step"]: np.mean([x[metric] for x in points])
+      for points in zip(*seeds)
+    }
     if goal is None:
-      goal = means[-1]
-      titles = [f"{point['step']:,}" for point in seeds[0]]
+      steps = list(means)
+      goal = means[steps[-1]]
+      titles = [f"{step:,}" for step in steps]
       titles.append(f"reaches the end of {row['label']}")
     reached = [first_step(points, metric, goal) for points in seeds]
     done = [step for step in reached if step is not None]
-    lines.append([row["label"], *(f"{100 * mean:.1f}" for mean in means)])
+    # Other rows may be evaluated at other steps.
+    cells = [f"{100 * means[x]:.1f}" if x in means else "" for x in steps]
+    lines.append([row["label"], *cells])
     lines[-1].append(
       f"{np.mean(done):,.0f}"
       if len(done) == len(seeds)

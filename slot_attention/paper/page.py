@@ -4,6 +4,7 @@ import collections
 import json
 from pathlib import Path
 
+from slot_attention import files
 from slot_attention.paper import statistics, tables
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.rows import changed_values, config_name, rows_at
@@ -114,7 +115,7 @@ finished since 2026-11-27.
 
 def write(results: Path) -> None:
   """Writes the page into the folder of the results."""
-  (results / "README.md").write_text(render(results))
+  files.write(results / "README.md", render(results))
 
 
 def _measured(records, name, scale):

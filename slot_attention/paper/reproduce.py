@@ -34,7 +34,6 @@ import gzip
 import json
 import os
 from pathlib import Path
-import shutil
 import time
 from typing import Any
 
@@ -44,7 +43,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from slot_attention import command
+from slot_attention import command, files
 from slot_attention.paper import curves, page, plan, statistics, tables
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.provenance import provenance
@@ -124,20 +123,20 @@ def reproduce(
       key = job.row.label, job.row.config, job.seed
       if key in measured:
         continue
-      files = files_of(name, experiment, job.row)
+      names = files_of(name, experiment, job.row)
       workdir, kept = runs / job.directory, results / KEPT / job.directory
       config = changed(job.config, {"data.data_dir": data_dir})
-      if use_kept and has_files(kept, files) and not has_files(workdir, files):
-        measured[key], origins[key] = _read(kept, files, config)
+      if use_kept and has_files(kept, names) and not has_files(workdir, names):
+        measured[key], origins[key] = _read(kept, names, config)
         continue
       if only_finished and not (workdir / FINISHED).exists():
         continue
       with _lock(workdir, wait) as locked:
         if locked:
           logging.info("Run %d of %d: %s", i + 1, len(jobs), workdir)
-          _measure(experiment, job.row, config, workdir, files)
+          _measure(experiment, job.row, config, workdir, names)
           _keep(workdir, kept)
-          measured[key], origins[key] = _read(workdir, files, config)
+          measured[key], origins[key] = _read(workdir, names, config)
   if not measured:
     raise ValueError(f"no run of {name} at --scale={scale} is finished")
   result = {
@@ -202,7 +201,7 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
     lock.release()
 
 
-def _read(folder, files, config):
+def _read(folder, names, config):
   """Returns what a run gave, None if it diverged; and its provenance.
 
   Raises:
@@ -218,12 +217,12 @@ def _read(folder, files, config):
       + ". Delete that folder to train again"
     )
   origin = {key: trained.get(key, "not recorded") for key in _origin()}
-  if trained["metrics"] is None or len(files) == 1:
+  if trained["metrics"] is None or len(names) == 1:
     return trained["metrics"], origin
-  return json.loads((folder / files[-1]).read_text()), origin
+  return json.loads((folder / names[-1]).read_text()), origin
 
 
-def _measure(experiment, row, config, workdir, files):
+def _measure(experiment, row, config, workdir, names):
   """Trains and evaluates a run, unless that has been done before."""
   trained = workdir / FINISHED
   if not trained.exists():
@@ -242,8 +241,8 @@ def _measure(experiment, row, config, workdir, files):
       **_origin(),
       "config": _fields(config),
     }
-    trained.write_text(json.dumps(content))
-  if has_files(workdir, files):
+    files.write(trained, json.dumps(content))
+  if has_files(workdir, names):
     return
   config = changed(config, row.evaluation)
   if experiment.sweep == curves.STEPS:
@@ -252,7 +251,7 @@ def _measure(experiment, row, config, workdir, files):
     measured = sweep.sweep_run(config, workdir, experiment.sweep)
   else:
     measured = evaluate.evaluate_run(config, workdir)
-  (workdir / files[-1]).write_text(json.dumps(measured))
+  files.write(workdir / names[-1], json.dumps(measured))
 
 
 def _origin():
@@ -279,12 +278,12 @@ def _keep(workdir, kept):
     for path in kept.glob("reproduce_*.json"):
       path.unlink()
   for path in [workdir / FINISHED, *workdir.glob("reproduce_*.json")]:
-    shutil.copyfile(path, kept / path.name)
+    files.write(kept / path.name, path.read_bytes())
   curve = workdir / writers.METRICS
   if curve.exists():
     # Without a time, equal curves give equal files.
     data = gzip.compress(curve.read_bytes(), mtime=0)
-    (kept / f"{curve.name}.gz").write_bytes(data)
+    files.write(kept / f"{curve.name}.gz", data)
 
 
 def _list(

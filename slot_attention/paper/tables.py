@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from slot_attention import plots
+from slot_attention import files, plots
 from slot_attention.metrics import SHARES
 from slot_attention.paper import curves, statistics
 
@@ -26,14 +26,14 @@ def write(folder: Path, result: Mapping[str, Any], sweep: str) -> None:
   """Writes a result of `reproduce.reproduce` as .json, .csv, .md and .png."""
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / f"{result['experiment']}_{result['scale']}"
-  path.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+  files.write(path.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
   table = result["table"]
   columns = dict.fromkeys(column for line in table for column in line)
   with path.with_suffix(".csv").open("w", newline="") as file:
     writer = csv.DictWriter(file, columns, restval="")
     writer.writeheader()
     writer.writerows(table)
-  path.with_suffix(".md").write_text(_markdown(result, sweep))
+  files.write(path.with_suffix(".md"), _markdown(result, sweep))
   panels = _curves(table, sweep) if sweep else _bars(result)
   draw = plots.draw_curves if sweep else plots.draw_bars
   if panels:  # There are none if all runs diverged.

@@ -73,7 +73,9 @@ def iodine(model: models.Iodine, *, max_objects: int) -> Task:
     terms = outputs["nll"] + outputs["kl"]
     return terms @ jnp.linspace(0, 1, terms.shape[1])
 
-  return _discovery(model, loss, max_objects, model.pixel_decoder.image_shape)
+  size = model.pixel_decoder.image_shape
+  task = _discovery(model, loss, max_objects, size)
+  return dataclasses.replace(task, least_slots=2)
 
 
 def monet(

@@ -34,6 +34,12 @@ def set_prediction(
     raise ValueError(
       "loss.use_all_iterations=True: the Slot MLP has no iterations"
     )
+  gradient = getattr(model.slot_attention, "gradient", "unrolled")
+  if use_all_iterations and gradient != "unrolled":
+    raise ValueError(
+      "loss.use_all_iterations=True: the losses of earlier iterations have"
+      f" gradients through all of them, which gradient={gradient!r} excludes"
+    )
   check_at_least("loss.coordinate_scale", coordinate_scale, 0)
 
   def loss(outputs, batch):

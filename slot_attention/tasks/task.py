@@ -36,6 +36,7 @@ class Task:
     num_outputs: numbers by which the model describes an object; 0 if it
       describes none and needs no targets.
     has_free_slots: whether K can change after training.
+    least_slots: the smallest K.
     needs_binary_images: whether pixels must be black or white.
     takes_videos: whether the model takes videos and not single images.
     more_inputs: the names of what the model takes of a batch beside images, if
@@ -52,6 +53,7 @@ class Task:
   image_shape: tuple[int, int, int] | None = None
   num_outputs: int = 0
   has_free_slots: bool = True
+  least_slots: int = 1
   needs_binary_images: bool = False
   takes_videos: bool = False
   more_inputs: tuple[str, ...] = ()

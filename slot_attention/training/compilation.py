@@ -99,7 +99,9 @@ def compile_step(
   Raises:
     ValueError, DoesNotFitError, ImportError: see `describe`.
   """
-  config = validation.checked(config, num_devices=chips.number(topology))
+  config = validation.checked(
+    config, num_devices=chips.number(topology), is_trained=True
+  )
   devices = chips.devices(topology)
   task = tasks.make_task(config)
   optimizer, _ = optimizers.from_config(config)

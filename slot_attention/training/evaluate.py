@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from slot_attention import parallel, plots, tasks, validation
+from slot_attention import files, parallel, plots, tasks, validation
 from slot_attention.data import batches, loading, store
 from slot_attention.metrics import SHARES
 from slot_attention.training import checkpoints, runs, writers
@@ -310,7 +310,7 @@ def _in_words(values):
 
 def write_json(path: Path, value: Any) -> None:
   """Writes a JSON file with a line for each value."""
-  path.write_text(json.dumps(value, indent=2) + "\n")
+  files.write(path, json.dumps(value, indent=2) + "\n")
 
 
 def _flatten(computed):

@@ -1,13 +1,13 @@
 """The folder of a run, with its config and its lock.
 
 WORKDIR/config.json    the config of the run to which the folder belongs
+WORKDIR/data.json      what the run was trained on
 WORKDIR/lock           locked while the run trains
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import json
-import os
 from pathlib import Path
 import tempfile
 import time
@@ -18,7 +18,7 @@ import filelock
 from flax import traverse_util
 import ml_collections
 
-from slot_attention import parallel, tasks, validation
+from slot_attention import files, parallel, tasks, validation
 from slot_attention.training import checkpoints
 
 # Fields that may change when a run continues. num_steps and max_minutes decide
@@ -87,7 +87,8 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     changed = {
       name: values
       for name, values in differences.items()
-      if name not in FREE_FIELDS
+      # Processes may find the original in different places.
+      if name not in (*FREE_FIELDS, "data.path")
     }
     if changed:
       raise ValueError(
@@ -108,9 +109,7 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
   """
   path = workdir / "config.json"
   if parallel.is_first_process():
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    os.replace(partial, path)
+    files.write(path, json.dumps(config.to_dict(), indent=2) + "\n")
   parallel.any_process(False)  # All processes wait for the first one.
   patience = 60  # Seconds until a network disk shows the new file.
   while not path.exists() and patience:
@@ -121,6 +120,29 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
       f"the processes do not share the workdir {workdir}: choose a folder on a"
       " disk that all of them use"
     )
+
+
+def save_data(workdir: Path, description: Mapping[str, Any]) -> None:
+  """Writes which data a run is trained on, see `loading.Data`.
+
+  It warns if the run has been trained on other data before.
+  """
+  path = workdir / "data.json"
+  # The place of an original says nothing of it.
+  now = {name: x for name, x in description.items() if name != "path"}
+  now = json.loads(json.dumps(now))
+  if path.exists() and checkpoints.has_any(workdir):
+    before = json.loads(path.read_text())
+    differ = sorted(x for x in now if before.get(x) != now[x])
+    if differ:
+      logging.warning(
+        "The data has changed since the earlier steps of %s (%s): the run goes"
+        " on with other examples.",
+        workdir,
+        ", ".join(differ),
+      )
+  if parallel.is_first_process():
+    files.write(path, json.dumps(now, indent=2) + "\n")
 
 
 def load_config(workdir: Path | str) -> ml_collections.ConfigDict:

@@ -134,7 +134,7 @@ def sweep_run(
       part = dataclasses.replace(
         split, examples=split.examples[num_objects == count]
       )
-      num_slots = max(1, count + spare_slots)
+      num_slots = max(task.least_slots, count + spare_slots)
       measured = measurer(part)(params, num_slots=num_slots)
       add("slots", measured, iterations, num_slots, count)
       progress.update()

@@ -70,7 +70,9 @@ def train(
     InterruptedRunError: after SIGTERM or SIGINT.
   """
   start = time.monotonic()
-  config = validation.checked(config, num_devices=parallel.num_devices())
+  config = validation.checked(
+    config, num_devices=parallel.num_devices(), is_trained=True
+  )
   runs.claim(workdir, config)
   # The lock comes first: a checkpoint that another process saves after this one
   # has looked would count as damaged.
@@ -138,6 +140,7 @@ def _train(config, workdir, on_metrics, start):
     ) as progress,
   ):
     runs.save_config(workdir, config)
+    runs.save_data(workdir, data.description)
     for done, batch in zip(dispatches, train_batches):
       state, loss = train_step(state, batch)
       losses.append(loss)

@@ -13,7 +13,7 @@ from absl import logging
 from flax import traverse_util
 import ml_collections
 
-from slot_attention import parallel
+from slot_attention import files, parallel
 
 # The file in the folder of a run that has its metrics.
 METRICS = "metrics.jsonl"
@@ -139,9 +139,7 @@ class MetricWriter:
       # The last line is incomplete if the process died while writing it.
       if line.endswith("\n") and json.loads(line)["step"] <= step
     ]
-    partial = self._path.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    os.replace(partial, self._path)
+    files.write(self._path, "".join(kept))
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:

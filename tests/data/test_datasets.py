@@ -24,11 +24,21 @@ from tests.data.test_loading import section
     ({"preprocessing": {"crop": True}}, "data.preprocessing: crop is unknown"),
     ({"procedural": {"size": 3}}, "procedural: seed is missing, size is unk"),
     ({"name": "objects_room_train"}, "exists only as an original"),
+    ({"max_objects": 2}, "data.max_objects=2 leaves no image: .* least 3"),
   ],
 )
 def test_bad_data_fields_are_named(tmp_path, fields, words):
   with pytest.raises(ValueError, match=words):
     datasets.check_data(section(tmp_path, **fields))
+
+
+@pytest.mark.parametrize("name", ["multi_dsprites_colored_on_colored", "clevr"])
+def test_the_fewest_objects_that_are_drawn_are_known(name):
+  data_set = datasets.DATA_SETS[name]
+  options = {key: x.default for key, x in data_set.options.items()}
+  assert data_set.fewest_objects(options) == {"clevr": 3}.get(name, 1)
+  fixed = {"num_sprites": 4, "min_objects": 4}
+  assert data_set.fewest_objects({**options, **fixed}) == 4
 
 
 def test_a_missing_field_is_named(tmp_path):

@@ -183,6 +183,9 @@ def test_errors_of_folders_name_the_file_and_what_is_wrong(tmp_path):
   save(folder / "masks" / "b" / "001.png", noise(21, 30, 3))
   with pytest.raises(ValueError, match="b/001.png.*one channel .* not RGB"):
     read()
+  save(folder / "masks" / "b" / "001.png", noise(30, 21))
+  with pytest.raises(ValueError, match="b/001.png has 30x21 .*has 21x30"):
+    read()
   (folder / "masks" / "b" / "001.png").unlink()
   with pytest.raises(FileNotFoundError, match="mask .*b/001.png is missing"):
     read()

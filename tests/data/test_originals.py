@@ -529,6 +529,11 @@ def color_mask(folder):
   PIL.Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path)
 
 
+def shrink_masks(folder):
+  for path in (folder / "masks/val").iterdir():
+    PIL.Image.fromarray(np.zeros((10, 15), np.uint8)).save(path)
+
+
 def truncate_scenes(folder):
   path = folder / "scenes/CLEVR_val_scenes.json"
   path.write_bytes(path.read_bytes()[:-30])
@@ -547,6 +552,7 @@ def change_scenes(folder, old, new):
     (replace_image, ValueError, "000001.png is not a readable image"),
     (shrink_image, ValueError, r"000001.png has \(5, 6\) pixels, but .*000000"),
     (color_mask, ValueError, "masks.*000001.png has the channels RGB"),
+    (shrink_masks, ValueError, "masks.*000000.png and its image differ in"),
     (truncate_scenes, ValueError, "CLEVR_val_scenes.json is not a readable"),
     (
       functools.partial(change_scenes, old='"objects"', new='"items"'),
@@ -566,6 +572,12 @@ def test_damage_of_a_folder_is_named(tmp_path, damage, error, words):
   damage(tmp_path)
   with pytest.raises(error, match=words):
     list(read_folder(tmp_path, 0, 3))
+
+
+def test_images_without_the_crop_are_refused(tmp_path):
+  write_split(tmp_path, "val", 3, size=(221, 255))
+  with pytest.raises(ValueError, match="221x255 pixels .* columns 64 to 256"):
+    list(clevr_originals.read_folder(tmp_path, 0, 3, crop=True, image_size=128))
 
 
 def test_a_folder_that_is_not_of_clevr_is_named(tmp_path):

@@ -34,6 +34,13 @@ def test_the_command_prepares_what_a_config_needs(tmp_path):
   assert prepared.stat().st_mtime_ns == changed
 
 
+def test_other_folders_are_no_prepared_sets(tmp_path):
+  (tmp_path / "photos-2024").mkdir()
+  (tmp_path / "tetrominoes-procedural-0123abcd-9").write_text("a file")
+  result = run("--check", f"--data_dir={tmp_path}")
+  assert (result.returncode, result.stdout) == (0, "")
+
+
 def test_the_command_shares_the_work_lists_it_and_checks_it(tmp_path):
   where = f"--data_dir={tmp_path}"
   arguments = ["tetrominoes", "--num_examples=2500", where]
@@ -67,6 +74,8 @@ def test_the_command_shares_the_work_lists_it_and_checks_it(tmp_path):
     (["tetrominoes", "--shard=3/3"], 2, "--shard=3/3 must be like 3/16"),
     (["tetrominoes", "--source=web"], 2, "one of <procedural|original>"),
     (["tetrominoes", "--speed=9"], 2, "Unknown command line flag 'speed'"),
+    (["--config=quickstart"], 2, "with --config, give --config.data.data_dir"),
+    (["moving_sprites", "--source=original"], 1, "has no original"),
     (["objects_room_train"], 1, "exists only as an original"),
     (
       ["tetrominoes", "--source=original", "--path=nowhere.tfrecords"],

@@ -284,7 +284,8 @@ def test_a_split_returns_its_examples_in_its_order(images):
   np.testing.assert_array_equal(taken["segments"], images[[5, 7], ..., 0])
 
 
-def test_grayscale_is_luminance():
+def test_grayscale_is_luminance(monkeypatch):
+  monkeypatch.setattr(store, "_GRAYSCALE_BLOCK", 3)
   colors = np.zeros((4, 1, 1, 3), np.uint8)
   colors[[0, 1, 2], 0, 0, [0, 1, 2]] = 255
   colors[3] = 200

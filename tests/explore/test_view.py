@@ -121,6 +121,15 @@ def test_one_program_serves_every_seed_image_and_edit():
   assert len(weights._programs) == 2
 
 
+def test_a_model_may_have_more_slots_than_can_be_chosen(monkeypatch):
+  monkeypatch.setattr("slot_attention.explore.weights.MAX_SLOTS", 2)
+  monkeypatch.setattr("slot_attention.explore.weights.MAX_ITERATIONS", 2)
+  weights = Weights("quickstart", None)
+  weights.check(4, 3)
+  with pytest.raises(ValueError, match="num_slots=5 must be from 1 to 4"):
+    weights.check(5, 3)
+
+
 @pytest.mark.parametrize(
   "fields, words",
   [

@@ -610,6 +610,10 @@ def test_gradients_reach_every_parameter(inputs):
     ({"temperature": "hot"}, "sqrt_d, one"),
     ({"epsilon_place": "nowhere"}, "attention, denominator"),
     ({"slot_init": "zeros"}, "shared, per_slot"),
+    (
+      {"slot_init": "queries", "gradient": "implicit"},
+      "slot_init='queries' would not be learned: use 'bi_level'",
+    ),
   ],
 )
 def test_bad_fields_are_named_with_their_choices(fields, words):

@@ -128,6 +128,9 @@ def test_bad_fields_and_videos_say_what_is_wrong(run):
   module, params, frames, _ = run
   with pytest.raises(ValueError, match="attention_size=6 is not a multiple"):
     video.SlotPredictor(num_heads=4, attention_size=6)
+  corrector = models.SlotAttention(num_slots=K, gradient="implicit")
+  with pytest.raises(ValueError, match="slot_predictor would not be trained"):
+    module.clone(slot_attention=corrector)
   for wrong in (frames[:, 0], frames[:, :, 1:]):
     with pytest.raises(ValueError, match=r"\[B, F, 12, 16, 3\]"):
       apply(module, params, wrong)

@@ -341,6 +341,19 @@ def test_evaluations_during_training_become_curves(
   assert run(tmp_path, use_kept=True)["rows"] == result["rows"]
 
 
+def test_rows_are_compared_at_the_steps_of_the_first():
+  def row(label, **shares):
+    points = [{"step": int(step[1:]), "a": x} for step, x in shares.items()]
+    return {"label": label, "seeds": {"0": points}}
+
+  rows = [row("default", s5=0.2, s10=0.5), row("short", s2=0.4, s5=0.6)]
+  assert curves.compare({"rows": rows}, "a") == [
+    ["row", "5", "10", "reaches the end of default"],
+    ["default", "20.0", "50.0", "10"],
+    ["short", "60.0", "", "5"],
+  ]
+
+
 def test_what_is_finished_is_shown_without_training(
   tmp_path, trained, experiment
 ):

@@ -1,11 +1,13 @@
 """Tests of a run's folder."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from slot_attention import tasks
-from slot_attention.data import loading
+from slot_attention.data import datasets, loading
 from slot_attention.training import (
   evaluate,
   runs,
@@ -46,6 +48,27 @@ def test_another_config_in_the_same_workdir_is_refused(config, tmp_path):
   assert "another --workdir" in message
   after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
   assert before == after
+
+
+def test_processes_may_find_the_original_in_different_places(config, tmp_path):
+  train.train(config, tmp_path)
+  config.data.path = "elsewhere.tfrecords"
+  runs.claim(tmp_path, config)
+
+
+def test_a_run_that_goes_on_with_other_data_warns(config, tmp_path, caplog):
+  train.train(config, tmp_path)
+  assert "has changed" not in caplog.text
+  config.num_steps = 9
+  version = datasets.DATA_SETS["tetrominoes"].generator_version
+  changed = dataclasses.replace(
+    datasets.DATA_SETS["tetrominoes"], generator_version=version + 1
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(datasets.DATA_SETS, "tetrominoes", changed)
+    train.train(config, tmp_path)
+  assert "The data has changed since the earlier steps of" in caplog.text
+  assert "(version)" in caplog.text
 
 
 def test_a_model_that_does_not_fit_the_checkpoint_names_the_parameter(
