@@ -33,6 +33,14 @@ def num_pictures(notebook):
   return sum("image/png" in x.get("data", {}) for x in outputs(notebook))
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_stored_outputs_are_of_the_present_weights(name):
+  card = pretrained.load_card(NOTEBOOKS[name])
+  texts = [x.get("data", {}).get("text/plain", "") for x in outputs(read(name))]
+  metrics = card["evaluation"]["metrics"]
+  assert any(f"'loss': {metrics['loss']}" in text for text in texts)
+
+
 def test_every_notebook_is_tested():
   names = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
   assert names == set(NOTEBOOKS)
