@@ -1,4 +1,4 @@
-"""Says which parts of a model take the time of its steps on a CPU.
+"""Measures the share of each part of a model in the time of a step on a CPU.
 
   python -m benchmarks.profile --name=tetrominoes_object_discovery
   python -m benchmarks.profile --name=clevr6_object_discovery \

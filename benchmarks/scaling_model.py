@@ -132,9 +132,9 @@ def strong_scaling(
   Returns:
     A dict for each number of chips that has at least one image a chip. Times
     are in seconds, hours are those of the run, and efficiency is the speed-up
-    over one chip, divided by the number of chips. Bytes of memory are those of
-    a chip; a host brings so many bytes a second if steps are as short as the
-    shorter time says.
+    over one chip, divided by the number of chips. memory_bytes is that of a
+    chip. host_bytes_per_second is what a host brings if steps take the shorter
+    time.
   """
   batch_size = next(iter(compiled.values()))["batch_size"]
   result = []

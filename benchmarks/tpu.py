@@ -44,8 +44,8 @@ _CONFIGS = (
 )
 
 
-# Each function takes one thing out of this process' step. None of them but
-# `_no_matching` and `_no_check` changes results.
+# Each function takes one part out of the step of this process. Only
+# `_no_matching` and `_no_check` change results.
 def _no_shortcut(config):
   slot_models.SpatialBroadcastDecoder._use_shortcut = False
 

@@ -30,21 +30,26 @@ _RESNET = {"features": (64, 128, 256, 512), "blocks": (3, 4, 6, 3)}
 # Of each config: changes of training, encoder of images (None for the CNN of
 # Slot Attention) and sizes of the encoder of sets.
 _VALUES = {
-  "clevr_set_prediction": (
-    {"batch_size": 32, "num_steps": 217_150, "eval_batch_size": 500},
-    _RESNET,
-    {"code_size": 512, "hidden_size": 512, "num_pieces": 20},
-  ),
-  "clevr_set_prediction_small": (
-    {"learning_rate": 1e-3},
-    None,
-    {"code_size": 128, "hidden_size": 128, "num_pieces": 20},
-  ),
+  "clevr_set_prediction": {
+    "training": {
+      "batch_size": 32,
+      "num_steps": 217_150,
+      "eval_batch_size": 500,
+    },
+    "resnet": _RESNET,
+    "set_encoder": {"code_size": 512, "hidden_size": 512, "num_pieces": 20},
+  },
+  "clevr_set_prediction_small": {
+    "training": {"learning_rate": 1e-3},
+    "resnet": None,
+    "set_encoder": {"code_size": 128, "hidden_size": 128, "num_pieces": 20},
+  },
 }
 
 
 def get_config(name: str = "clevr_set_prediction") -> ConfigDict:
-  training, resnet, set_encoder = configs.choose("dspn", name, _VALUES)
+  values = configs.choose("dspn", name, _VALUES)
+  resnet = values["resnet"]
   config = configs.load(name)
   encoder = config.model.encoder
   num_slots = config.model.slot_attention.num_slots
@@ -55,12 +60,12 @@ def get_config(name: str = "clevr_set_prediction") -> ConfigDict:
   config.decay = "exponential"
   config.decay_rate = 1.0
   config.max_grad_norm = 0.0
-  config.update(training)
+  config.update(values["training"])
   config.loss = ConfigDict({"code_weight": 0.1})
   config.model = ConfigDict(
     {
       **({"resnet": resnet} if resnet else {"encoder": encoder}),
-      "set_encoder": set_encoder,
+      "set_encoder": values["set_encoder"],
       "set_decoder": {
         "num_slots": num_slots,
         "num_iterations": 10,

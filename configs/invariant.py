@@ -36,40 +36,38 @@ _CLEVR = {
   "decay_steps": 500_000,
   "max_grad_norm": 1.02e-6,
 }
-# Of each config: changes of training, images for training or 0 for those of the
-# config, frame, and changes of encoder and decoder.
+# Of each config: the frame, and changes of training, data, encoder and decoder.
 _VALUES = {
-  "tetrominoes_object_discovery": (
-    _TETROMINOES,
-    512,
-    "translation",
-    {"features": (64, 64, 64, 64), "mlp_size": 64},
-    {
+  "tetrominoes_object_discovery": {
+    "frame": "translation",
+    "training": _TETROMINOES,
+    "data": {"num_train": 512},
+    "encoder": {"features": (64, 64, 64, 64), "mlp_size": 64},
+    "decoder": {
       "features": (256, 256, 256, 256, 256, 256),
       "strides": (1, 1, 1, 1, 1, 1),
       "kernel_size": 1,
     },
-  ),
-  "clevr6_object_discovery": (
-    _CLEVR,
-    0,
-    "translation_and_scale",
-    {"strides": (2, 2, 2, 1)},
-    {"broadcast_size": (16, 16), "strides": (2, 2, 2, 1, 1)},
-  ),
-  "tetrominoes_small": ({}, 0, "translation", {}, {}),
-  "quickstart": ({}, 0, "translation", {}, {}),
+  },
+  "clevr6_object_discovery": {
+    "frame": "translation_and_scale",
+    "training": _CLEVR,
+    "encoder": {"strides": (2, 2, 2, 1)},
+    "decoder": {"broadcast_size": (16, 16), "strides": (2, 2, 2, 1, 1)},
+  },
+  "tetrominoes_small": {"frame": "translation"},
+  "quickstart": {"frame": "translation"},
 }
 
 
 def get_config(name: str = "tetrominoes_object_discovery") -> ConfigDict:
-  training, num_train, frame, encoder, decoder = configs.choose(
-    "invariant", name, _VALUES
-  )
+  values = configs.choose("invariant", name, _VALUES)
+  frame = values["frame"]
   config = configs.load(name)
-  config.update(training)
-  config.data.num_train = num_train or config.data.num_train
-  config.model.encoder.update(encoder, use_position_embedding=False)
+  config.update(values.get("training", {}))
+  config.data.update(values.get("data", {}))
+  config.model.encoder.update(values.get("encoder", {}))
+  config.model.encoder.use_position_embedding = False
   config.model.invariant_slot_attention = ConfigDict(
     {
       "num_slots": config.model.slot_attention.num_slots,
@@ -82,7 +80,7 @@ def get_config(name: str = "tetrominoes_object_discovery") -> ConfigDict:
     }
   )
   config.model.invariant_decoder = config.model.decoder
-  config.model.invariant_decoder.update(decoder, frame=frame)
+  config.model.invariant_decoder.update(values.get("decoder", {}), frame=frame)
   del config.model.slot_attention
   del config.model.decoder
   return config

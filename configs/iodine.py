@@ -103,7 +103,7 @@ _VALUES = {
     },
   ),
   "tetrominoes_small": (
-    # Slot Attention has 14,000 steps since 2026-11-29, and had 10,000 before.
+    # As many steps as Slot Attention had when this was measured.
     {**_SMALL_TRAINING, "num_steps": 10_000, "decay_steps": 10_000},
     _SMALL_REFINEMENT,
     {**_SMALL_DECODER, "image_size": (14, 14)},

@@ -36,38 +36,33 @@ _TRAINING = {
 }
 _SMALL_TRAINING = {"optimizer": "adam", "learning_rate": 3e-4}
 # Of each config: changes of training, features of the convolutions, size of the
-# dense layers, of slots and of the attention between them, number of steps.
+# dense layers, and the cell.
 _VALUES = {
-  "multi_dsprites_binarized_object_discovery": (
-    _TRAINING,
-    (16, 32, 64),
-    512,
-    250,
-    100,
-    30,
-  ),
-  "multi_dsprites_binarized_small": (
-    _SMALL_TRAINING,
-    (16, 32),
-    128,
-    64,
-    32,
-    10,
-  ),
+  "multi_dsprites_binarized_object_discovery": {
+    "training": _TRAINING,
+    "features": (16, 32, 64),
+    "hidden_size": 512,
+    "cell": {"num_iterations": 30, "slot_size": 250, "attention_size": 100},
+  },
+  "multi_dsprites_binarized_small": {
+    "training": _SMALL_TRAINING,
+    "features": (16, 32),
+    "hidden_size": 128,
+    "cell": {"num_iterations": 10, "slot_size": 64, "attention_size": 32},
+  },
 }
 
 
 def get_config(
   name: str = "multi_dsprites_binarized_object_discovery",
 ) -> ConfigDict:
-  training, features, hidden_size, slot_size, attention_size, num_iterations = (
-    configs.choose("nem", name, _VALUES)
-  )
+  values = configs.choose("nem", name, _VALUES)
+  features, hidden_size = values["features"], values["hidden_size"]
   config = configs.load(name)
   num_slots = config.model.slot_attention.num_slots
   image_size = config.model.decoder.broadcast_size
   config.task = "nem"
-  config.update(training)
+  config.update(values["training"])
   config.loss = ConfigDict({"use_all_iterations": True})
   config.model = ConfigDict(
     {
@@ -79,10 +74,8 @@ def get_config(
       },
       "cell": {
         "num_slots": num_slots,
-        "num_iterations": num_iterations,
-        "slot_size": slot_size,
         "use_relations": True,
-        "attention_size": attention_size,
+        **values["cell"],
       },
       "bernoulli_decoder": {
         "image_size": image_size,

@@ -6,13 +6,13 @@ Data: two or three sprites of different hues that move on black, in videos of
 three frames of 16x16. slot_attention/data/moving_sprites.py says how they are
 drawn.
 
-The model is that of SAVi-S, made small for one CPU core. Of
+The model is that of SAVi-S, made small for one CPU core. Its predictor, one
+Transformer block with four heads, is that of
 google-research/slot-attention-video, file
-savi/configs/movi/savi_conditional_small.py, is the predictor of one Transformer
-block with four heads. SAVi-S has one iteration a frame, slots of 128 channels,
-and first slots from hints such as boxes; it reconstructs the optical flow, and
-clips gradients at a norm of 0.05. Here are two iterations, first slots that are
-learned vectors, and the layers and the optimiser of
+savi/configs/movi/savi_conditional_small.py. SAVi-S has one iteration a frame,
+slots of 128 channels, and first slots from hints such as boxes; it reconstructs
+the optical flow, and clips gradients at a norm of 0.05. This config has two
+iterations, learned first slots, and the layers and the optimiser of
 configs/multi_dsprites_binarized_small.py; the task reconstructs the frames
 themselves.
 
@@ -21,10 +21,10 @@ frames, one to three iterations, with and without the predictor) the slots of
 the later frames became equal. Learned first slots keep apart: 36 % of
 foreground ARI over the whole videos after 2,000 steps, --config.seed=0, with a
 cosine of that length (2026-11-28, half a core of an AMD EPYC, Python 3.12.1,
-JAX 0.12.0). With the bi-level gradient and three iterations they had 11 % after
-500 steps, where they have 31 % without. All tries were judged on examples of
+JAX 0.12.0). After 500 steps they have 31 %, and 11 % with the bi-level gradient
+and three iterations. All tries were judged on examples of
 --config.data.procedural.seed=1, and before Muon took the heads of the predictor
-as outputs.
+as outputs (see training/optimizers.py).
 
 Measured on other examples, --config.seed=0 to 2: 55.1, 79.7 and 57.6 % over the
 whole videos after all 5,000 steps, 9 to 19 minutes of one core of an Intel

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     None,
     chips.TOPOLOGIES,
     "The TPUs for which --mode=compile compiles: their kind, and how many stand"
-    " along each axis. None of them is needed.",
+    " along each axis. This machine needs none.",
   )
   flags.define_string(
     "coordinator_address",

@@ -28,8 +28,8 @@ def check_type(field: str, value: Any, kind: Any) -> None:
   Args:
     field: its name.
     value: what the config says.
-    kind: int, float, str, bool, or a tuple as in tuple[int, int],
-      tuple[int, ...], and Sequence[int], which means the same.
+    kind: int, float, str, bool, or a tuple of these, as tuple[int, int],
+      tuple[int, ...], or Sequence[int], which means the same as the latter.
 
   Raises:
     ValueError: also for an int of more than 32 bits and a float that is not
@@ -90,6 +90,11 @@ def check_section(
       raise ValueError(
         f"{prefix}{field}={section[field]!r} must be a section with fields"
       )
+
+
+def in_words(shape: Sequence[int]) -> str:
+  """Returns a shape as people write sizes, for example 35x35x3."""
+  return "x".join(map(str, shape))
 
 
 def nearest(name: str, names: Collection[str]) -> str:

@@ -44,8 +44,8 @@ from slot_attention.checks import nearest
 _FAILED, _BAD_USAGE = 1, 2
 _INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again".
 
-# The configs are in the clone that this file is of, or come with the installed
-# package, which pyproject.toml tells where to put them.
+# The configs are beside this package in a clone, and inside of it where it is
+# installed (see pyproject.toml).
 _CLONE = Path(__file__).parents[1] / "configs"
 _INSTALLED = Path(__file__).parent / "configs"
 _CONFIGS = _CLONE if (_CLONE / "quickstart.py").exists() else _INSTALLED
@@ -170,7 +170,7 @@ class Flags(flags.FlagValues):
     try:
       _, *rest = self(["", *_with_config_file(arguments)])
     except flags.Error as error:
-      # Of an error in a config, ml_collections gives the whole traceback.
+      # ml_collections gives the whole traceback of an error in a config.
       *_, last_line = str(error).strip().splitlines()
       raise UsageError(last_line) from error
     except (AttributeError, KeyError) as error:

@@ -1,7 +1,9 @@
 """Writes files whole or not at all."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 import uuid
 
 
@@ -22,3 +24,8 @@ def write(path: Path, content: str | bytes) -> None:
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a JSON file with a line for each value, see `write`."""
+  write(path, json.dumps(value, indent=2) + "\n")

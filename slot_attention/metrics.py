@@ -2,8 +2,8 @@
 
 Each has a clu metric, and `tasks` chooses among them.
 
-Letters in shapes: B batch, H and W image, K slots, M targets, P numbers per
-object (19 on CLEVR).
+Letters in shapes: B batch, H and W image, N inputs, K slots, M targets, P
+numbers per object (19 on CLEVR).
 """
 
 from collections.abc import Iterable, Sequence

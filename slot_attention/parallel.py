@@ -161,6 +161,11 @@ def any_process(flag: bool) -> bool:
   return bool(gather(np.array([flag])).any())
 
 
+def wait_for_all() -> None:
+  """Waits until all processes have called this."""
+  any_process(False)
+
+
 def check_agreement(values: Mapping[str, int]) -> None:
   """Raises a ValueError in all processes if their values differ.
 

@@ -18,7 +18,6 @@ sensible in others.
 """
 
 from collections.abc import Sequence
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ import ml_collections
 import numpy as np
 import PIL.Image
 
-from slot_attention import command, pretrained, tasks, visualization
+from slot_attention import command, files, pretrained, tasks, visualization
 from slot_attention.data import clevr, datasets, image_files, store
 from slot_attention.metrics import (
   CATEGORIES,
@@ -168,8 +167,7 @@ def write(
     picture.save(folder / "segments.png")
   if "predictions" in outputs:
     objects = describe(np.asarray(outputs["predictions"][0]))
-    text = json.dumps(objects, indent=2)
-    (folder / "predictions.json").write_text(text + "\n")
+    files.write_json(folder / "predictions.json", objects)
   if "attn" in outputs:
     visualization.draw_attention(
       folder / "attention.png", images, outputs["attn"]

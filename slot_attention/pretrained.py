@@ -30,7 +30,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from slot_attention import command, parallel, tasks, validation
+from slot_attention import command, files, parallel, tasks, validation
 from slot_attention.checks import check_choice
 from slot_attention.data import loading
 from slot_attention.training import evaluate, initial, runs
@@ -108,7 +108,7 @@ def export(
   workdir: Path,
   folder: Path,
   *,
-  command: str,
+  trained_by: str,
   hardware: str,
   date: str,
   dtype: str = "float32",
@@ -118,7 +118,7 @@ def export(
   Args:
     workdir: folder of the run.
     folder: where to write; its name is the name of the weights.
-    command: the command that trained the run.
+    trained_by: the command that trained the run.
     hardware: what the run was trained on, and for how long.
     date: when the run was trained, as YYYY-MM-DD.
     dtype: how the parameters are stored: "float32" or "float16".
@@ -127,8 +127,8 @@ def export(
     The model card.
 
   Raises:
-    ValueError: if there is no run, if there are weights in the folder, if its
-      evaluation batch cannot be shared by the devices, or if the file of the
+    ValueError: if there is no run, if there are weights in the folder, if the
+      devices cannot share the run's eval_batch_size, or if the file of the
       parameters is larger than 2 MB.
   """
   check_choice("dtype", dtype, DTYPES)
@@ -143,34 +143,16 @@ def export(
   split = data.splits["eval"]
   folder.mkdir(parents=True, exist_ok=True)
   runs.save_config(folder, run.config)
-  stored = jax.tree.map(lambda x: np.asarray(x, dtype), run.params)
-  path = folder / "params.npz"
-  np.savez_compressed(path, **traverse_util.flatten_dict(stored, sep="/"))
-  size = path.stat().st_size
-  if size > _MAX_BYTES:
-    path.unlink()
-    raise ValueError(
-      f"{path} would have {size:,} bytes, more than {_MAX_BYTES:,}; try"
-      " --dtype=float16"
-    )
+  params = _write_params(folder / "params.npz", run.params, dtype)
   examples = split.take(np.arange(min(_NUM_EXAMPLES, len(split))))
   np.savez_compressed(folder / "examples.npz", **examples)
-
-  measure = evaluate.make_evaluator(
-    run.task,
-    split,
-    batch_size=run.config.eval_batch_size,
-    placement=run.config.data_placement,
-  )
-  loaded = jax.tree.map(lambda x: x.astype(np.float32), stored)
-  metrics = measure(parallel.replicate(loaded))
   card = {
     "name": folder.name,
     "task": run.config.task,
-    "parameters": sum(x.size for x in jax.tree.leaves(stored)),
+    "parameters": sum(x.size for x in jax.tree.leaves(params)),
     "stored_as": dtype,
     "training": {
-      "command": command,
+      "command": trained_by,
       "hardware": hardware,
       "date": date,
       "seed": run.config.seed,
@@ -181,7 +163,7 @@ def export(
       "of": "the stored parameters, on the examples right after the training's",
       "examples": len(split),
       "num_slots": tasks.slots_section(run.config).num_slots,
-      "metrics": metrics,
+      "metrics": _evaluate(run, params, split),
       "date": datetime.date.today().isoformat(),
       "versions": {
         "python": platform.python_version(),
@@ -191,8 +173,34 @@ def export(
     },
     "data": data.description,
   }
-  (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+  files.write_json(folder / "card.json", card)
   return card
+
+
+def _write_params(path, params, dtype):
+  """Writes parameters as a type, and returns what was written."""
+  stored = jax.tree.map(lambda x: np.asarray(x, dtype), params)
+  np.savez_compressed(path, **traverse_util.flatten_dict(stored, sep="/"))
+  size = path.stat().st_size
+  if size > _MAX_BYTES:
+    path.unlink()
+    raise ValueError(
+      f"{path} would have {size:,} bytes, more than {_MAX_BYTES:,}; try"
+      " --dtype=float16"
+    )
+  return stored
+
+
+def _evaluate(run, params, split):
+  """Returns the metrics of parameters of any type on a split."""
+  run_evaluation = evaluate.make_evaluator(
+    run.task,
+    split,
+    batch_size=run.config.eval_batch_size,
+    placement=run.config.data_placement,
+  )
+  params = jax.tree.map(lambda x: x.astype(np.float32), params)
+  return run_evaluation(parallel.replicate(params))
 
 
 def _folder(name):
@@ -235,13 +243,19 @@ def main(arguments: Sequence[str]) -> None:
     for name in names():
       _print(load_card(name))
     return
-  origin = {name: flags[name].value for name in ("command", "hardware", "date")}
-  given = {"workdir": flags.workdir, **origin}
-  missing = [f"--{name}" for name, value in given.items() if not value]
+  needed = ("workdir", "command", "hardware", "date")
+  missing = [f"--{name}" for name in needed if not flags[name].value]
   if missing:
     raise command.UsageError(f"--export also needs {', '.join(missing)}")
-  folder = Path(flags.to, flags.export)
-  _print(export(Path(flags.workdir), folder, dtype=flags.dtype, **origin))
+  card = export(
+    Path(flags.workdir),
+    Path(flags.to, flags.export),
+    trained_by=flags.command,
+    hardware=flags.hardware,
+    date=flags.date,
+    dtype=flags.dtype,
+  )
+  _print(card)
 
 
 if __name__ == "__main__":

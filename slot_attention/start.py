@@ -40,8 +40,8 @@ def use_huge_pages() -> None:
   fills it with zeros, in pages of 4 kB, or of 2 MB if malloc asks for these.
   docs/speed.md says how much time this saves on a CPU. malloc asks only if
   `GLIBC_TUNABLES` says so when the process starts, so this starts the process
-  again, with the same number and arguments. A user who has set that variable,
-  or a program that imports this package, is left alone.
+  again, with the same process id and arguments. A user who has set that
+  variable, or a program that imports this package, is left alone.
   """
   if (
     (_is_module() or _is_main_script())

@@ -13,6 +13,7 @@ from slot_attention.checks import (
   check_at_least,
   check_choice,
   check_section,
+  in_words,
 )
 from slot_attention.data import batches, clevr, datasets
 
@@ -50,8 +51,8 @@ CHOICES = {
   "data_placement": batches.PLACEMENTS,
   "compute_dtype": tasks.COMPUTE_DTYPES,
 }
-# Fields that are younger than runs and weights that must stay valid: the values
-# with which these were trained.
+# Fields that are younger than some runs and weights, which must stay valid: the
+# values with which these were trained.
 DEFAULTS = {
   "initial_params": "",
   "optimizer": "adam",
@@ -136,7 +137,7 @@ def warn_about_slots(
 
 def _with_defaults(config):
   config = config.copy_and_resolve_references()
-  with config.unlocked():  # That of a command line is locked.
+  with config.unlocked():  # A config of the command line is locked.
     for name, value in DEFAULTS.items():
       config[name] = config.get(name, value)
   return config
@@ -204,8 +205,8 @@ def _check_data_for_task(config, task):
   images = datasets.image_shape(data)[-3:]
   if task.image_shape not in (None, images):
     raise ValueError(
-      f"images of {_sizes(images)} (height x width x channels) do not fit the"
-      f" decoder, which draws {_sizes(task.image_shape)}: change"
+      f"images of {in_words(images)} (height x width x channels) do not fit the"
+      f" decoder, which draws {in_words(task.image_shape)}: change"
       f" {_fields_of_size(config)} or the data"
     )
 
@@ -224,7 +225,3 @@ def _fields_of_size(config):
     for field in ("broadcast_size", "strides", "image_size", "channels")
     if field in config.model[section]
   )
-
-
-def _sizes(shape):
-  return "x".join(map(str, shape))

@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+import re
 import tomllib
 
 import pytest
@@ -63,6 +64,14 @@ def test_no_module_imports_an_earlier_place(name):
       assert {room(name), room(other)} <= set(DATA_TO_METRICS), (name, other)
       order = [DATA_TO_METRICS.index(room(x)) for x in (name, other)]
       assert order == sorted(order), f"{name} imports {other}"
+
+
+def test_the_places_are_those_of_the_docs():
+  page = (ROOT / "docs" / "architecture.md").read_text()
+  _, _, rest = page.partition("## Who may import whom")
+  _, block, *_ = rest.split("```")
+  lines = block.strip().splitlines()
+  assert [set(re.findall(r"\w+", line)) for line in lines] == [*PLACES]
 
 
 def test_imports_have_no_circle():

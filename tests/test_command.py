@@ -23,11 +23,16 @@ COMMANDS = (
   "slot_attention.predict",
   "slot_attention.pretrained",
   "benchmarks.clevr_renderer",
+  "benchmarks.convolutions",
   "benchmarks.costs",
   "benchmarks.feeding",
   "benchmarks.matching",
+  "benchmarks.profile",
+  "benchmarks.rivals",
+  "benchmarks.scaling",
   "benchmarks.startup",
   "benchmarks.steps",
+  "benchmarks.tpu",
 )
 
 
@@ -76,8 +81,9 @@ def run(main, monkeypatch, capsys, *arguments):
   """Runs a command; returns exit code and last line of standard error."""
   monkeypatch.setattr(sys, "argv", ["", *arguments])
   monkeypatch.setattr(command.os, "_exit", sys.exit)
-  for hook in ("excepthook",):
-    monkeypatch.setattr(command.threading, hook, command.threading.excepthook)
+  excepthook = command.threading.excepthook
+  monkeypatch.setattr(command.threading, "excepthook", excepthook)
+  monkeypatch.setattr(command.signal, "signal", lambda *_: None)
   monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
   with pytest.raises(SystemExit) as end:
     command.run(main)

@@ -300,7 +300,8 @@ def test_a_converted_run_can_be_trained_on(converted, recipe, tmp_path):
   run = runs.load(workdir)
   optimizer, _ = optimizers.from_config(run.config)
   step, items = checkpoints.restore_newest(
-    workdir, params=run.params, optimizer=optimizer.init(run.params)
+    workdir,
+    {"params": run.params, "optimizer": optimizer.init(run.params)},
   )
   assert step == run.step
   jax.tree.map(

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from slot_attention.data import datasets
+from slot_attention.training import runs
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -27,8 +28,8 @@ EXAMPLES = [
     re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.M)
   )
 ]
-# An expression and its value: `x.shape  # (2, 3)`.
-VALUE = re.compile(r"^(\S.*\.shape)  # (\([\d, ]+\))", re.M)
+# An expression and its value: `x.shape  # (2, 3)`, or `x == y  # True`.
+VALUE = re.compile(r"^(\S.*)  # (\([\d, ]+\)|True)", re.M)
 
 
 def in_pages(pattern):
@@ -53,6 +54,16 @@ def test_there_are_examples_with_values():
   values = [page for page, _, example in EXAMPLES if VALUE.search(example)]
   assert "README.md" in values
   assert len(values) >= 4
+
+
+def test_the_fields_that_may_change_in_a_run_are_listed():
+  (listed,) = re.findall(
+    r"these fields may change:(.*?)\. So", PAGES["docs/training.md"], re.DOTALL
+  )
+  named = set(re.findall(r"`([\w.]+)`", listed))
+  free = {x.removeprefix("model.decoder.") for x in runs.FREE_FIELDS}
+  free = {x.removeprefix("model.invariant_decoder.") for x in free}
+  assert named == {*free, "data.path"}
 
 
 def test_every_local_link_and_picture_is_there():

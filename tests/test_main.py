@@ -28,20 +28,24 @@ CONFIGS = [
 ]
 
 
-def run(*arguments, cwd=ROOT, code=0, prelude=""):
-  """Runs main.py on one device; returns standard output and error."""
-  program = (
+def main_after(prelude):
+  """Returns a program that runs main.py after other statements."""
+  return (
     f"{prelude}\nimport runpy, sys\nsys.argv = ['main.py', *sys.argv[1:]]\n"
     f"sys.path.insert(0, {str(ROOT)!r})\n"
     f"runpy.run_path({str(ROOT / 'main.py')!r}, run_name='__main__')"
   )
+
+
+def run(*arguments, cwd=ROOT, code=0, prelude=""):
+  """Runs main.py on one device; returns standard output and error."""
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
   }
   done = subprocess.run(
-    [sys.executable, "-c", program, *map(str, arguments)],
+    [sys.executable, "-c", main_after(prelude), *map(str, arguments)],
     cwd=cwd, env=environment, capture_output=True, text=True,
   )  # fmt: skip
   assert done.returncode == code, done.stderr
@@ -84,7 +88,7 @@ def test_a_run_is_evaluated_again_and_goes_on(tmp_path):
   stdout, _ = run(*arguments, cwd=tmp_path)
   workdir = tmp_path / "runs" / "smoke_quickstart"
   lines = (workdir / "metrics.jsonl").read_text()
-  again, _ = run(*arguments, "--mode=eval", cwd=tmp_path)
+  again, _ = run(f"--workdir={workdir}", "--mode=eval", cwd=tmp_path)
   assert again.splitlines()[-5:] == stdout.splitlines()[-5:]
   prelude = f"""
 import sys
@@ -142,7 +146,8 @@ def with_ctrl_c(function, number=signal.SIGINT):
     return function(*args, **kwargs)
   return interrupted
 """
-# Where Ctrl-C or SIGTERM comes, and how the message begins.
+# A run that is interrupted at each of these moments in turn: where Ctrl-C or
+# SIGTERM comes, and how the message begins.
 MOMENTS = {
   "while data is prepared": (
     "store._write_chunk = with_ctrl_c(store._write_chunk)",
@@ -163,16 +168,13 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_ctrl_c_at_any_moment_is_one_line_and_the_command_goes_on(
-  moment, tmp_path
-):
-  statement, words = MOMENTS[moment]
-  prelude = WITH_CTRL_C + statement
+def test_ctrl_c_at_any_moment_is_one_line_and_the_command_goes_on(tmp_path):
   arguments = smoke("quickstart", tmp_path)
-  _, stderr = run(*arguments, cwd=tmp_path, code=75, prelude=prelude)
-  check_error(stderr, words)
-  assert ("finishes this step and saves it" in stderr) == ("SIGINT" in words)
+  for statement, words in MOMENTS.values():
+    prelude = WITH_CTRL_C + statement
+    _, stderr = run(*arguments, cwd=tmp_path, code=75, prelude=prelude)
+    check_error(stderr, words)
+    assert ("finishes this step and saves it" in stderr) == ("SIGINT" in words)
   run(*arguments, cwd=tmp_path)
   lines = (tmp_path / "runs/smoke_quickstart/metrics.jsonl").read_text()
   assert json.loads(lines.splitlines()[-1])["step"] == 6

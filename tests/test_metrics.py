@@ -232,9 +232,9 @@ def test_average_precision_of_the_truth_is_1_and_of_nothing_0():
 def test_average_precision_of_15000_images_takes_seconds():
   rng = np.random.default_rng(3)
   predictions, targets = random_sets(rng, 15_000, 10, 10, 0.1)
-  start = time.perf_counter()
+  start = time.process_time()
   results = metrics.average_precision(predictions, targets)
-  assert time.perf_counter() - start < 10
+  assert time.process_time() - start < 10
   assert len(results) == 5
 
 

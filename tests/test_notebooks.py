@@ -48,9 +48,6 @@ def test_every_notebook_is_tested():
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_from_top_to_bottom(name, monkeypatch):
-  weights = NOTEBOOKS[name]
-  if weights not in pretrained.names():
-    pytest.skip(f"the weights {weights} are not shipped yet")
   # As for a user, there is one device, and compilation is as usual.
   monkeypatch.setenv("XLA_FLAGS", "")
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")

@@ -42,6 +42,7 @@ def test_figures_grow_with_bars_and_have_three_panels_in_a_row(tmp_path):
   bars = {"default": [90.0, 92.0], "variant": [-3.0, 8.0], "bad": []}
   height, width = size({"fg_ari": bars})
   assert size({"fg_ari": {str(i): [i] for i in range(30)}})[0] > 4 * height
-  assert size({"a": bars, "b": bars, "c": bars}) > (height - 1, 2 * width)
+  three = size({"a": bars, "b": bars, "c": bars})
+  assert abs(three[0] - height) <= 1 and three[1] > 2 * width
   assert size({x: bars for x in "abcd"})[0] > 1.9 * height
   assert size({"fg_ari": {"bad": []}})[1] == width

@@ -12,7 +12,7 @@ from slot_attention.training import checkpoints, evaluate, runs, train
 from tests.runs import make_run
 
 ORIGIN = {
-  "command": "python main.py",
+  "trained_by": "python main.py",
   "hardware": "none",
   "date": "2026-11-22",
 }
@@ -112,7 +112,9 @@ def test_what_is_exported_is_evaluated_and_loaded(
       f"--workdir={workdir}",
       f"--to={tmp_path}/weights",
       f"--dtype={dtype}",
-      *(f"--{k}={v}" for k, v in ORIGIN.items()),
+      f"--command={ORIGIN['trained_by']}",
+      f"--hardware={ORIGIN['hardware']}",
+      f"--date={ORIGIN['date']}",
     ]
   )
   run, loaded = runs.load(workdir), pretrained.load("mine")

@@ -124,7 +124,7 @@ def test_a_sweep_covers_what_the_model_has(run, monkeypatch):
   iterations = [
     row["num_iterations"] for row in rows if row["sweep"] == "iterations"
   ]
-  # Two are as many here as ten are without this test.
+  # SWEPT_ITERATIONS ends at 2 here, so that T = 2 is swept further.
   many = [1, 2, 4] if rival.has_iterations else [0]
   assert iterations == many
   slots = [row for row in rows if row["sweep"] == "slots"]

@@ -524,7 +524,7 @@ def _first_hit(world, rays):
   )
 
 
-def _light_of_lamps(world, surface, view, noise):
+def _direct_light(world, surface, view, noise):
   """Computes the radiance of surfaces by the direct light of all lights.
 
   It has a diffuse part. The gloss of rubber and the rough layer of metal use
@@ -584,7 +584,7 @@ def _light_of_lamps(world, surface, view, noise):
   return jax.lax.fori_loop(0, len(world.lights), add_light, none)
 
 
-def _light_of_surroundings(world, surface):
+def _indirect_light(world, surface):
   """Approximates the radiance of diffuse surfaces by indirect light, _Vector.
 
   The ground glows from below. Objects glow as spheres that hide the ground.
@@ -609,7 +609,7 @@ def _light_of_surroundings(world, surface):
   return light * surface.color * jnp.where(surface.material == 1, 0.0, 1.0)
 
 
-def _seen_lights(world, rays, reach):
+def _emitted_light(world, rays, reach):
   """Computes the radiance of the lights that rays see within reach, _Vector."""
 
   def add_light(k, radiance):
@@ -632,10 +632,10 @@ def _trace(world, rays):
   """Computes the radiance that rays add to their pixels, and their _Surface."""
   place, surface = _first_hit(world, rays)
   view = rays.direction * -1.0
-  radiance = _light_of_lamps(world, surface, view, rays.noise)
-  radiance = radiance + _light_of_surroundings(world, surface)
+  radiance = _direct_light(world, surface, view, rays.noise)
+  radiance = radiance + _indirect_light(world, surface)
   radiance = _select(surface.is_hit, radiance, _grey(jnp.zeros_like(place)))
-  radiance = radiance + _seen_lights(world, rays, place)
+  radiance = radiance + _emitted_light(world, rays, place)
   return radiance * rays.weight, surface
 
 

@@ -44,8 +44,8 @@ class DataSet:
       are the options in config.data.procedural. None if the data set exists
       only as an original.
     chunk_size: the number of examples that `generate` draws.
-    fewest_objects: of options of `generate`, the smallest number of objects in
-      an image.
+    fewest_objects: maps the options of `generate` to the smallest number of
+      objects in an image.
     check_options: raises a ValueError for arguments, other than seed and chunk,
       that `generate` cannot use.
     fixed: arguments of `generate` that a config does not choose.

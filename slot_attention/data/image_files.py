@@ -17,6 +17,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from slot_attention.checks import in_words
 from slot_attention.data import clevr
 
 CHUNK_SIZE = 64
@@ -78,8 +79,8 @@ def read_folder(
     mask = _read_mask(mask_file)
     if mask.shape != pixels.shape[:2]:
       raise ValueError(
-        f"the mask {mask_file} has {_size(mask)} pixels (height x width), but"
-        f" {file}, turned upright, has {_size(pixels)}"
+        f"the mask {mask_file} has {in_words(mask.shape)} pixels (height x"
+        f" width), but {file}, turned upright, has {in_words(pixels.shape[:2])}"
       )
     segments = clevr.frame_segments(
       mask[None], crop=False, image_size=image_size
@@ -180,10 +181,6 @@ def _to_rgb(image):
     white = PIL.Image.new("RGBA", image.size, "white")
     image = PIL.Image.alpha_composite(white, image)
   return np.asarray(image.convert("RGB"))
-
-
-def _size(pixels):
-  return "x".join(map(str, pixels.shape[:2]))
 
 
 def _read_mask(path):

@@ -249,7 +249,7 @@ def _original(data):
       multi_object_records.check_tensorflow()
       folder = Path(data["data_dir"], "originals")
       place = multi_object_records.download(name, folder)
-    # Chunks in a row are one pass over the file.
+    # Consecutive chunks are one pass over the file.
     for _, run in itertools.groupby(
       enumerate(chunks), lambda numbered: numbered[1] - numbered[0]
     ):

@@ -5,7 +5,7 @@
   DIRECTORY/segments.npy    uint8 [num_examples, H, W], 0 is background
   DIRECTORY/targets.npy     float32 [num_examples, M, P], if there are targets
 
-Of videos, images and segments have the axis of the frames after the first one.
+Images and segments of videos have one more axis, the frames, after the first.
 The examples are made in chunks. Each chunk is one file in the hidden directory
 .DIRECTORY-partial. When all chunks exist, they are merged into DIRECTORY. Both
 chunks and DIRECTORY are written under another name first and then renamed, so
@@ -70,7 +70,7 @@ class Split:
 
   @property
   def knows_objects(self) -> bool:
-    """Whether the examples have targets or segments, whose objects count."""
+    """Whether the examples have targets or segments, to count objects in."""
     return not self.arrays.keys().isdisjoint({"targets", "segments"})
 
   @property
@@ -255,7 +255,7 @@ def _errors_of_the_disk(directory):
 def _write_chunk(path, arrays):
   """Writes a chunk under another name and renames it when it is complete.
 
-  Processes on other machines may have the same number as this one.
+  The other name is random, since processes of two machines may have one id.
   """
   partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
   try:

@@ -137,7 +137,7 @@ class Page:
     """Changes the canvases.
 
     Args:
-      change: from both canvases to both new ones; may raise a ValueError.
+      change: maps both canvases to the new ones; may raise a ValueError.
     """
     if self.view is None:
       return

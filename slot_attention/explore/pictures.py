@@ -102,7 +102,7 @@ def highlight(view: View, seen: Seen, image: int, slot: int) -> np.ndarray:
     for piece, mask in zip(seen.canvas, seen.painting["masks"]):
       if (piece.image, piece.slot) == (image, slot):
         share = mask[..., 0]
-  elif "attn" in seen.outputs:
+  else:
     share = clevr.resize_to_nearest(attention(view, seen)[slot], share.shape)
     share = share / max(share.max(), 1e-6)
   share = share[..., None]
@@ -173,7 +173,7 @@ def predictions(view: View) -> list[dict]:
       true: words of the true object that the loss matches to it after iteration
         t; None if it has none;
       cells: for each iteration the words, each with whether it is wrong.
-        Without a truth, words are the surest classes.
+        Without true objects, words are the most probable classes.
     After the slots, rows of the true objects that have no slot.
   """
   outputs, batch = view.first.outputs, view.first.batch
@@ -216,9 +216,9 @@ def to_png(view: View) -> bytes:
   """Draws a view as one PNG file.
 
   For object discovery, a row shows image, reconstruction, masks and the slots
-  of the canvas; for set prediction with a truth, a table stands above. Every
-  iteration's attention follows. The file's text "slot_attention" holds the
-  state, as JSON.
+  of the canvas. For set prediction with known objects, a table is above them.
+  The attention of every iteration follows. The file's text "slot_attention"
+  holds the state, as JSON.
   """
   parts = [_draw_seen(view, view.first)]
   if view.second is not None:

@@ -137,7 +137,7 @@ class Weights:
     Args:
       slots: [n, D], of any images; n is at least 1.
       batch: the image whose segments the masks are compared with.
-      places: up to this many slots, and up to its multiples, share a program.
+      places: n is padded to a multiple of it, and each multiple has a program.
 
     Returns:
       The decoder's outputs without the axis of the batch, and "ari".

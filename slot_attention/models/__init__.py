@@ -1,4 +1,7 @@
-"""Models: functions of arrays, without configs, tasks or files."""
+"""Models: functions of arrays, without configs, tasks or files.
+
+Every module raises a ValueError that names a field whose value is out of range.
+"""
 
 from slot_attention.models.adaslot import (
   AdaptiveObjectDiscovery,

@@ -4,7 +4,8 @@
 Slot Number, CVPR 2024, https://arxiv.org/abs/2406.09196. Its code is
 amazon-science/AdaSlot.
 
-Letters in shapes: B batch, K slots, D slot size, H and W image.
+Letters in shapes: B batch, K slots, D slot size, H and W image, C colour
+channels.
 """
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from slot_attention.models.layers import MLP, LayerNorm, example_noise
 from slot_attention.models.slot_models import ObjectDiscovery
 
 # Keeps masks finite where no slot is kept (`MINOR` in `ocl/decoding.py`).
-_LEAST_MASK = 1e-5
+_EPSILON = 1e-5
 
 
 class SlotSelector(nn.Module):
@@ -80,7 +81,7 @@ class SlotSelector(nn.Module):
 def drop_slots(
   outputs: dict[str, jax.Array], keep: jax.Array
 ) -> dict[str, jax.Array]:
-  """Gives the pixels of dropped slots to those that are kept.
+  """Gives the pixels of dropped slots to the kept slots.
 
   Masks are multiplied by keep and normalised again (`mask_normalized` in
   `ocl/decoding.py`). Where the kept slots have masks of less than about 1e-5,
@@ -94,7 +95,7 @@ def drop_slots(
     The outputs with new masks and recon_combined.
   """
   masks = outputs["masks"] * keep[:, :, None, None, None]
-  masks = masks / (masks.sum(axis=1, keepdims=True) + _LEAST_MASK)
+  masks = masks / (masks.sum(axis=1, keepdims=True) + _EPSILON)
   recon_combined = jnp.sum(masks * outputs["recons"], axis=1)
   return {**outputs, "masks": masks, "recon_combined": recon_combined}
 

@@ -18,8 +18,8 @@ from slot_attention.models.layers import (
   MLP,
   LayerNorm,
   Projection,
-  check_initial,
   example_noise,
+  number_of_slots,
 )
 
 AGGREGATIONS = (
@@ -155,9 +155,9 @@ class SlotAttention(nn.Module):
         slots_per_iteration: [B, T + 1, K, D], the initial slots first.
 
     Raises:
-      ValueError: if K or T is below 1; if K exceeds the number of slots that
-        slot_init="per_slot" or "queries" has learned; if both slots and noise
-        are given; or if a shape does not fit.
+      ValueError: if K or T is below 1; if no slots are given and K exceeds the
+        number of slots that slot_init="per_slot" or "queries" has learned; if
+        both slots and noise are given; or if a shape does not fit.
     """
     if inputs.ndim != 3:
       raise ValueError(
@@ -169,7 +169,9 @@ class SlotAttention(nn.Module):
       num_slots = self.num_slots
     if num_iterations is None:
       num_iterations = self.num_iterations
-    check_at_least("num_slots", num_slots, 1)
+    num_slots = number_of_slots(
+      num_slots, slots, noise, batch_size, self.slot_size
+    )
     check_at_least("num_iterations", num_iterations, 1)
     if not self.use_projections and inputs_size != self.slot_size:
       raise ValueError(
@@ -186,10 +188,7 @@ class SlotAttention(nn.Module):
         )
       is_input = inputs_mask.astype(bool)[..., None]
 
-    check_initial(slots, noise, batch_size, self.slot_size)
-    if noise is not None:
-      num_slots = noise.shape[1]
-    mu, sigma = self._gaussian(num_slots)
+    mu, sigma = self._gaussian(num_slots if slots is None else self.num_slots)
     if slots is None:
       if noise is None:
         noise = self._noise(batch_size, num_slots, example_ids)

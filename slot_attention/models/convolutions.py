@@ -99,8 +99,8 @@ relu.defjvps(lambda tangent, y, x: jnp.where(y > 0, tangent, 0))
 def _is_for_cpu():
   """Returns whether the function that is being traced will run on a CPU.
 
-  The devices of `parallel.data_parallel` need not be there: a step can be
-  compiled for TPUs on a machine without one.
+  A step can be compiled for TPUs on a machine without one, so this asks for the
+  devices of the trace, and not for those of the machine.
   """
   target = jax.sharding.get_abstract_mesh().abstract_device
   platform = target.platform if target else jax.default_backend()

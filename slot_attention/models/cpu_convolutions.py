@@ -88,7 +88,7 @@ def _conv_backward(strides, padding, residuals, gradient):
   inputs, kernel = residuals
   _, height, width, _ = inputs.shape
   of_kernel = _kernel_gradient(inputs, gradient, kernel.shape, strides, padding)
-  # Without padding, there are inputs after those at which a kernel starts.
+  # With "VALID", a kernel starts at fewer places; zeros stand for the others.
   missing = [
     (0, max(-(-size // stride) - n, 0))
     for size, stride, n in zip((height, width), strides, gradient.shape[1:3])

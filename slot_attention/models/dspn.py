@@ -5,8 +5,9 @@ https://arxiv.org/abs/1906.06565. "Official code" is Cyanogenoid/dspn. FSPool is
 Zhang et al., FSPool: Learning Set Representations with Featurewise Sort
 Pooling, ICLR 2020, https://arxiv.org/abs/1906.02795.
 
-Letters in shapes: B batch, K elements, P numbers per element, D code size, T
-iterations, H and W image, C colour channels, h and w feature map.
+Letters in shapes: B batch, K elements, M targets, N elements of any set, P
+numbers per element, D code size, T iterations, H and W image, C colour
+channels, h and w feature map.
 
 An element has the coordinates x / 3, y / 3 and z / 3, from -1 to 1, the one-hot
 classes, and the mask, which is 1 for a real object. Padding is zero.
@@ -33,8 +34,8 @@ _GROUP_SIZE = 16
 class ResNet(nn.Module):
   """ResNet-34 without pooling and classifier, and one more convolution.
 
-  The official code has batch norm. Group norm is here, so that the code of an
-  image depends neither on its batch nor on statistics of the training.
+  The official code has batch norm. Here is group norm, so that what an image
+  gives depends neither on its batch nor on statistics of the training.
 
   Attributes:
     features: number of channels of each stage, at most 16 or multiples of 16.
@@ -103,10 +104,11 @@ def _norm(x, name):
 
 
 class FSPool(nn.Module):
-  """Featurewise sort pooling: a sum of every feature, weighted by its ranks.
+  """Featurewise sort pooling: a sum of every feature, weighted by rank.
 
-  The weights of a feature are a piecewise linear function of the rank, from 0
-  for the largest value to 1 for the smallest, with learned values at its ends.
+  The weight is a piecewise linear function of the rank, which goes from 0 for
+  the largest value to 1 for the smallest. The function's values at the ends of
+  its pieces are learned, for each feature.
 
   Attributes:
     num_pieces: number of pieces of the function.
@@ -191,8 +193,9 @@ class SetDecoder(nn.Module):
   Attributes:
     num_slots: number of elements K, fixed by the learned first set.
     num_iterations: number of gradient steps T; a call can override it.
-    inner_learning_rate: rate of these steps. The official code's 800 is that of
-      a mean over its batch of 32, too: 25 for the loss of one example.
+    inner_learning_rate: rate of these steps. The official code has 800 for a
+      loss that is averaged over a batch of 32. The loss here is that of one
+      example, for which the same rate is 800 / 32 = 25.
     num_outputs: numbers P of an element, with the mask; 19 on CLEVR.
   """
 
@@ -297,7 +300,7 @@ class DSPN(nn.Module):
       features.reshape(len(features), -1)
     )
     outputs = {"codes": codes}
-    if self.is_initializing():
+    if self.is_initializing():  # `unbind` needs the parameters.
       self.set_encoder(jnp.zeros((1, 2, self.set_decoder.num_outputs)))
     if targets is not None:
       outputs["target_codes"] = self.set_encoder(from_targets(targets))

@@ -22,9 +22,9 @@ from slot_attention.models.layers import (
   Dense,
   LayerNorm,
   Projection,
-  check_initial,
   example_noise,
   linear_coordinates,
+  number_of_slots,
 )
 from slot_attention.models.slot_models import SpatialBroadcastDecoder
 
@@ -139,8 +139,9 @@ class InvariantSlotAttention(nn.Module):
           slots of an iteration have the frames of the round after it.
 
     Raises:
-      ValueError: if K or T is below 1, if K exceeds the number of learned
-        slots, if both slots and noise are given, or if a shape does not fit.
+      ValueError: if K or T is below 1, if no slots are given and K exceeds the
+        number of learned slots, if both slots and noise are given, or if a
+        shape does not fit.
     """
     frame_size = FRAMES[self.frame]
     batch_size, num_inputs, inputs_size = inputs.shape
@@ -153,13 +154,11 @@ class InvariantSlotAttention(nn.Module):
     if num_iterations is None:
       num_iterations = self.num_iterations
     size = self.slot_size + frame_size
-    check_initial(slots, noise, batch_size, size, frame_size)
-    for given in (slots, noise):
-      if given is not None:
-        num_slots = given.shape[1]
-    check_at_least("num_slots", num_slots, 1)
+    num_slots = number_of_slots(
+      num_slots, slots, noise, batch_size, size, frame_size
+    )
     check_at_least("num_iterations", num_iterations, 1)
-    queries = self.param(
+    learned_slots = self.param(
       "slots_init",
       nn.initializers.normal(1.0),
       (1, self.num_slots, self.slot_size),
@@ -174,7 +173,7 @@ class InvariantSlotAttention(nn.Module):
         shape = (batch_size, num_slots, frame_size)
         noise = example_noise(self.make_rng("slots"), example_ids, shape)
       shape = (batch_size, num_slots, self.slot_size)
-      slots = jnp.broadcast_to(queries[:, :num_slots], shape)
+      slots = jnp.broadcast_to(learned_slots[:, :num_slots], shape)
       slots = jnp.concatenate([slots, _initial_frames(noise)], axis=-1)
     slots_per_iteration = [slots]
     slots, frames = jnp.split(slots, (self.slot_size,), axis=-1)
@@ -208,7 +207,7 @@ class InvariantSlotAttention(nn.Module):
       total = jnp.sum(attn, axis=1, keepdims=True) + self.epsilon
       weights = attn / total
       frames = self._frames(weights, grid)
-      if t:  # These slots are those before this round.
+      if t:  # The slots are those of the iteration before.
         slots_per_iteration.append(jnp.concatenate([slots, frames], axis=-1))
       if t < num_iterations:
         values = relate(v, position)
@@ -267,7 +266,7 @@ class InvariantDecoder(SpatialBroadcastDecoder):
     super().__post_init__()
 
   def _broadcast(self, slots):
-    """Returns [B K, h, w, D], with positions, and zero."""
+    """Returns slots with positions, [B K, h, w, D], and 0 for positions."""
     batch_size, num_slots, size = slots.shape
     size -= FRAMES[self.frame]
     slots, frames = jnp.split(slots, (size,), axis=-1)

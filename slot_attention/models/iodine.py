@@ -17,10 +17,9 @@ import jax.numpy as jnp
 from slot_attention.checks import check_at_least, check_choice
 from slot_attention.models import layers
 from slot_attention.models.convolutions import Conv
-from slot_attention.models.layers import Dense, example_noise
+from slot_attention.models.layers import Dense, check_images, example_noise
 from slot_attention.models.mixtures import (
   PixelDecoder,
-  check_images,
   mixture_log_prob,
   paint,
   to_unit,
@@ -28,12 +27,12 @@ from slot_attention.models.mixtures import (
 
 COORDINATES = ("linear", "cosine")
 
-# The variance of the prior, which is no standard normal distribution: the
-# official code maps zeros to a distribution as it maps every posterior.
+# The prior is not a standard normal distribution: the official code makes it
+# from zeros, as it makes a posterior from its numbers. Its mean is 0.
 PRIOR_VARIANCE = math.log(2)  # softplus(0)
 
-# Images for the refinement network that carry no gradient and have a layer
-# norm: the derivatives, and what the official code adds to them.
+# Inputs of the refinement network that have a layer norm and pass no gradient
+# on: the two gradients and, as in the official code, two more.
 _NORMALIZED = (
   "colors_gradient", "logits_gradient", "log_prob", "counterfactual",
 )  # fmt: skip
@@ -63,10 +62,10 @@ class LSTM(nn.Module):
     gates = Dense(4 * self.size, name="gates")(
       jnp.concatenate([inputs, outputs], axis=-1)
     )
-    enter, candidate, forget, leave = jnp.split(gates, 4, axis=-1)
+    input_, candidate, forget, output = jnp.split(gates, 4, axis=-1)
     cells = nn.sigmoid(forget + 1) * cells
-    cells += nn.sigmoid(enter) * jnp.tanh(candidate)
-    outputs = nn.sigmoid(leave) * jnp.tanh(cells)
+    cells += nn.sigmoid(input_) * jnp.tanh(candidate)
+    outputs = nn.sigmoid(output) * jnp.tanh(cells)
     return outputs, (outputs, cells)
 
 
@@ -211,8 +210,8 @@ class Iodine(nn.Module):
         slots: [B, K, D], sampled from the last posteriors;
         slots_per_iteration: [B, T + 1, K, D], those of the first posteriors
           first;
-        posteriors: [B, T + 1, K, 2 D], means and, after them, what becomes
-          the standard deviations;
+        posteriors: [B, T + 1, K, 2 D], the means, then what softplus maps to
+          the variances;
         recons, masks, recon_combined: of these slots, see `mixtures.paint`;
         nll: [B, T + 1], the negative log probability of the image in [0, 1],
           summed over its pixels, before and after every refinement;
@@ -220,8 +219,8 @@ class Iodine(nn.Module):
           over slots and D.
 
     Raises:
-      ValueError: for images that are not those which are decoded, fewer than 2
-        slots, or no refinement.
+      ValueError: if the images do not have the shape that the decoder draws, if
+        K is below 2, or if T is below 1.
     """
     check_images(images, self.pixel_decoder)
     if num_slots is None:
@@ -341,13 +340,14 @@ class Iodine(nn.Module):
   def _gradients(self, images, posteriors, noise, colors, logits):
     """Differentiates NLL + KL by posteriors, colours and logits.
 
-    Everything that it depends on is taken without gradient, so that training
-    differentiates only once. XLA computes the decoder's outputs only once, too.
+    Parameters, posteriors and the results are constants for training, so that
+    it needs no second derivatives. XLA merges this use of the decoder with the
+    other one.
     """
     decoder, variables = self.pixel_decoder.unbind()
     variables, posteriors = jax.lax.stop_gradient((variables, posteriors))
 
-    # The last two arguments are zero and stand where colours and logits are.
+    # Both additions are zero: their gradients are those of colours and logits.
     def loss(posteriors, more_colors, more_logits):
       slots = _sample(posteriors, noise)
       colors, logits = decoder.apply(variables, _decoder_inputs(slots))

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from slot_attention.checks import check_at_least, in_words
+
 # The official code is written in Keras, so the models use Keras' defaults.
 Dense = functools.partial(
   nn.Dense, kernel_init=nn.initializers.glorot_uniform()
@@ -119,16 +121,18 @@ def example_noise(
   return jax.vmap(lambda key: draw(key, tuple(rest)))(keys)
 
 
-def check_initial(
+def number_of_slots(
+  num_slots: int,
   slots: jax.Array | None,
   noise: jax.Array | None,
   batch_size: int,
   slot_size: int,
   noise_size: int | None = None,
-) -> None:
-  """Checks the initial slots and the noise of a call.
+) -> int:
+  """Checks the initial slots and the noise of a call, and returns its K.
 
   Args:
+    num_slots: K if neither slots nor noise are given.
     slots: None or [batch_size, K, slot_size].
     noise: None or [batch_size, K, noise_size].
     batch_size: B.
@@ -136,7 +140,7 @@ def check_initial(
     noise_size: size of the noise; None is that of the slots.
 
   Raises:
-    ValueError: if both are given or a shape does not fit.
+    ValueError: if both are given, a shape does not fit, or K is below 1.
   """
   if slots is not None and noise is not None:
     raise ValueError(
@@ -152,3 +156,27 @@ def check_initial(
         f"{name} of shape {x.shape} must have shape [B, K, D] ="
         f" [{batch_size}, K, {size}]"
       )
+    if x is not None:
+      num_slots = x.shape[1]
+  check_at_least("num_slots", num_slots, 1)
+  return num_slots
+
+
+def check_images(images: jax.Array, decoder: nn.Module) -> None:
+  """Raises a ValueError unless images have the shape that a decoder draws.
+
+  Args:
+    images: [B, H, W, C].
+    decoder: has the attribute image_shape, (H, W, C).
+  """
+  if images.shape[1:] != decoder.image_shape:
+    fields = [
+      f"{decoder.name}.{field}"
+      for field in ("broadcast_size", "strides", "image_size", "channels")
+      if hasattr(decoder, field)
+    ]
+    raise ValueError(
+      f"images of {in_words(images.shape[1:])} (height x width x channels) do"
+      f" not fit the decoder, which draws {in_words(decoder.image_shape)}:"
+      f" change {', '.join(fields)} or the images"
+    )

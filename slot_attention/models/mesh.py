@@ -4,7 +4,8 @@
 Costs, ICML 2023, https://arxiv.org/abs/2301.13197. Its code is davzha/MESH,
 whose values (`config/model/slot_attention/mesh.yaml`) are the defaults.
 
-Letters in shapes: B batch, N inputs, K slots, D slot size, T iterations.
+Letters in shapes: B batch, N inputs, K slots, M inputs or slots, D slot size, T
+iterations.
 """
 
 import flax.linen as nn
@@ -18,8 +19,8 @@ from slot_attention.models.layers import (
   Dense,
   LayerNorm,
   Projection,
-  check_initial,
   example_noise,
+  number_of_slots,
 )
 
 # Standard deviation of the noise that breaks ties between equal costs.
@@ -105,8 +106,8 @@ def minimize_entropy(
 class MeshAttention(nn.Module):
   """Slot Attention whose attention is a transport plan.
 
-  Inputs give and slots take learned amounts. Steps that lower the entropy of
-  the plan between them make it sparse, so that slots which are alike part.
+  The plan moves learned amounts from inputs to slots. Gradient steps on its
+  costs lower its entropy, which makes it sparse and separates similar slots.
 
   Attributes:
     num_slots: number of slots K; a call can override it.
@@ -169,8 +170,7 @@ class MeshAttention(nn.Module):
     Returns:
       A dict of
         slots: [B, K, D], the slots after the last iteration;
-        attn: [B, T, N, K], the plans, in which every input is divided by its
-          sum over the slots;
+        attn: [B, T, N, K], the plans, normalised to sum to 1 over the slots;
         plan: [B, T, N, K], the plans. All entries sum to K, and the sum of a
           slot is what it takes;
         slots_per_iteration: [B, T + 1, K, D], the initial slots first.
@@ -184,11 +184,9 @@ class MeshAttention(nn.Module):
       num_slots = self.num_slots
     if num_iterations is None:
       num_iterations = self.num_iterations
-    check_initial(slots, noise, batch_size, self.slot_size)
-    for given in (slots, noise):
-      if given is not None:
-        num_slots = given.shape[1]
-    check_at_least("num_slots", num_slots, 1)
+    num_slots = number_of_slots(
+      num_slots, slots, noise, batch_size, self.slot_size
+    )
     check_at_least("num_iterations", num_iterations, 1)
     initializer = nn.initializers.glorot_uniform(in_axis=0, batch_axis=1)
     mu, log_sigma = (
@@ -211,9 +209,10 @@ class MeshAttention(nn.Module):
     inputs = LayerNorm(name="norm_inputs")(inputs)
     k = Projection(inputs_size, self.slot_size, name="project_k")(inputs)
     v = Projection(inputs_size, self.slot_size, name="project_v")(inputs)
-    # Both amounts sum to K.
-    total = jnp.log(float(num_slots))
-    log_a = total + Amounts(self.mlp_hidden_size, name="input_amounts")(inputs)
+    # Logarithms of the amounts, each of which sums to K.
+    log_total = jnp.log(float(num_slots))
+    input_amounts = Amounts(self.mlp_hidden_size, name="input_amounts")
+    log_a = log_total + input_amounts(inputs)
     cost_noise = 0.0
     if self.mesh_steps:
       shape = (batch_size, num_inputs, num_slots)
@@ -223,7 +222,7 @@ class MeshAttention(nn.Module):
     for _ in range(num_iterations):
       slots_prev = slots
       slots = norm_slots(slots)
-      log_b = total + slot_amounts(slots)
+      log_b = log_total + slot_amounts(slots)
       cost = _distance(k, project_q(slots)) + _COST_NOISE * cost_noise
       cost, potential = minimize_entropy(
         cost,

@@ -150,17 +150,3 @@ class PixelDecoder(nn.Module):
     x = x.reshape(batch_size, num_slots, *x.shape[1:])
     colors, logits = jnp.split(x, (self.channels,), axis=-1)
     return colors, logits
-
-
-def check_images(images: jax.Array, decoder: nn.Module) -> None:
-  """Raises a ValueError unless images have the shape that is decoded."""
-  if images.shape[1:] != decoder.image_shape:
-    fields = [
-      f"{decoder.name}.{field}"
-      for field in ("image_size", "channels")
-      if hasattr(decoder, field)
-    ]
-    raise ValueError(
-      f"images of shape {images.shape[1:]} do not fit the decoder, which draws"
-      f" {decoder.image_shape}: change {', '.join(fields)} or the images"
-    )

@@ -15,10 +15,14 @@ import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least
 from slot_attention.models.convolutions import Conv, relu
-from slot_attention.models.layers import MLP, Dense, example_noise
+from slot_attention.models.layers import (
+  MLP,
+  Dense,
+  check_images,
+  example_noise,
+)
 from slot_attention.models.mixtures import (
   PixelDecoder,
-  check_images,
   mixture_log_prob,
   paint,
   to_unit,
@@ -187,8 +191,8 @@ class MONet(nn.Module):
           distribution, summed over slots and D.
 
     Raises:
-      ValueError: for images that are not those which are decoded, fewer than 1
-        slot, or a number of iterations.
+      ValueError: if the images do not have the shape that the decoder draws, if
+        K is below 1, or if num_iterations is given.
     """
     check_images(images, self.pixel_decoder)
     if num_iterations is not None:
@@ -233,7 +237,9 @@ class MONet(nn.Module):
 def monet_loss(
   outputs: dict[str, jax.Array],
   images: jax.Array,
-  sigmas: tuple[float, float],
+  *,
+  sigma_background: float,
+  sigma_foreground: float,
   beta: float,
   gamma: float,
 ) -> jax.Array:
@@ -247,8 +253,9 @@ def monet_loss(
   Args:
     outputs: of `MONet`.
     images: [B, H, W, C] in [-1, 1].
-    sigmas: standard deviation of the colours of the first slot, meant for the
-      background, and of the other slots.
+    sigma_background: standard deviation of the colours of the first slot, which
+      is meant for the background.
+    sigma_foreground: that of the other slots.
     beta: weight of the divergence of the slots.
     gamma: weight of the divergence of the masks.
 
@@ -256,7 +263,8 @@ def monet_loss(
     [B].
   """
   num_slots = outputs["masks"].shape[1]
-  sigma = jnp.full((1, num_slots, 1, 1, 1), sigmas[1]).at[:, 0].set(sigmas[0])
+  sigma = jnp.full((1, num_slots, 1, 1, 1), sigma_foreground)
+  sigma = sigma.at[:, 0].set(sigma_background)
   difference = to_unit(images)[:, None] - to_unit(outputs["recons"])
   log_probs = jax.scipy.stats.norm.logpdf(difference, scale=sigma)
   log_prob = mixture_log_prob(

@@ -19,8 +19,13 @@ import jax.numpy as jnp
 
 from slot_attention.checks import check_at_least
 from slot_attention.models.convolutions import Conv, relu
-from slot_attention.models.layers import Dense, LayerNorm, example_noise
-from slot_attention.models.mixtures import check_images, paint, to_unit
+from slot_attention.models.layers import (
+  Dense,
+  LayerNorm,
+  check_images,
+  example_noise,
+)
+from slot_attention.models.mixtures import paint, to_unit
 
 # The E-step adds it to probabilities, and the loss clips them by it.
 _LEAST_PROBABILITY = 1e-6
@@ -234,8 +239,8 @@ class NeuralEM(nn.Module):
           slot is not responsible for. Both are summed over slots and pixels.
 
     Raises:
-      ValueError: for images that are not those which are decoded, no slot, or
-        no step.
+      ValueError: if the images do not have the shape that the decoder draws, or
+        if K or T is below 1.
     """
     check_images(images, self.bernoulli_decoder)
     if num_slots is None:

@@ -22,6 +22,7 @@ from slot_attention.models.layers import (
   MLP,
   Dense,
   LayerNorm,
+  check_images,
   linear_coordinates,
   position_grid,
 )
@@ -35,7 +36,10 @@ class SoftPositionEmbedding(nn.Module):
   def __call__(
     self, inputs: jax.Array, grid: jax.Array | None = None
   ) -> jax.Array:
-    """Maps [B, h, w, D] to [B, h, w, D], or [..., D] with a grid [..., C]."""
+    """Maps [B, h, w, D] to [B, h, w, D].
+
+    A grid is [..., h, w, 2]; inputs [..., 1, 1, D] are repeated over it.
+    """
     if grid is None:
       grid = position_grid(*inputs.shape[1:3])
     grid = grid.astype(inputs.dtype)
@@ -220,8 +224,8 @@ class SpatialBroadcastDecoder(nn.Module):
     return x
 
 
-def check_inputs(encoder: nn.Module, slot_attention: nn.Module) -> None:
-  """Raises a ValueError unless slots without projections fit the inputs."""
+def check_sizes(encoder: nn.Module, slot_attention: nn.Module) -> None:
+  """Raises a ValueError if slots do not fit inputs without projections."""
   if (
     not getattr(slot_attention, "use_projections", True)
     and encoder.mlp_size != slot_attention.slot_size
@@ -253,7 +257,7 @@ class ObjectDiscovery(nn.Module):
   decoder: SpatialBroadcastDecoder
 
   def __post_init__(self):
-    check_inputs(self.encoder, self.slot_attention)
+    check_sizes(self.encoder, self.slot_attention)
     check_frames(self.slot_attention, self.decoder)
     super().__post_init__()
 
@@ -274,13 +278,7 @@ class ObjectDiscovery(nn.Module):
       ValueError: if the images do not have the size that the decoder draws, or
         the Slot MLP gets an argument that it does not accept.
     """
-    if images.shape[1:] != self.decoder.image_shape:
-      raise ValueError(
-        f"images of {_sizes(images.shape[1:])} (height x width x channels) do"
-        f" not fit the decoder, which draws"
-        f" {_sizes(self.decoder.image_shape)}: change decoder.broadcast_size,"
-        " decoder.strides, decoder.channels or the images"
-      )
+    check_images(images, self.decoder)
     outputs = _slots(self.slot_attention, self.encoder(images), kwargs)
     # The decoder computes in the precision of the encoder.
     return {**outputs, **self.decoder(outputs["slots"].astype(images.dtype))}
@@ -289,7 +287,7 @@ class ObjectDiscovery(nn.Module):
     self, slots: jax.Array, is_slot: jax.Array | None = None
   ) -> dict[str, jax.Array]:
     """Decodes slots [B, K, D] by `SpatialBroadcastDecoder` (Figure 3c)."""
-    return self.decoder(slots, *(() if is_slot is None else (is_slot,)))
+    return self.decoder(slots, is_slot)
 
 
 class SetPredictor(nn.Module):
@@ -323,7 +321,7 @@ class SetPrediction(nn.Module):
   classifier: SetPredictor
 
   def __post_init__(self):
-    check_inputs(self.encoder, self.slot_attention)
+    check_sizes(self.encoder, self.slot_attention)
     super().__post_init__()
 
   def __call__(self, images: jax.Array, **kwargs) -> dict[str, jax.Array]:
@@ -382,7 +380,3 @@ def _check_same_length(features, strides):
       f"features={tuple(features)} and strides={tuple(strides)} must have one"
       " entry for each convolution"
     )
-
-
-def _sizes(shape):
-  return "x".join(map(str, shape))

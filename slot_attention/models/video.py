@@ -21,7 +21,7 @@ from slot_attention.models.slot_models import (
   Encoder,
   SpatialBroadcastDecoder,
   check_frames,
-  check_inputs,
+  check_sizes,
 )
 
 
@@ -94,7 +94,7 @@ class VideoDiscovery(nn.Module):
   decoder: SpatialBroadcastDecoder
 
   def __post_init__(self):
-    check_inputs(self.encoder, self.slot_attention)
+    check_sizes(self.encoder, self.slot_attention)
     check_frames(self.slot_attention, self.decoder)
     if getattr(self.slot_attention, "gradient", None) == "implicit":
       raise ValueError(

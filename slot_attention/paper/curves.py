@@ -44,10 +44,11 @@ def compare(result: Mapping[str, Any], metric: str) -> list[list[str]]:
     metric: the metric. Rows without it are left out.
 
   Returns:
-    For each row its label, the mean of the metric in percent at each step at
-    which the first row is evaluated, and the step at which it reaches the mean
-    of the first row's last evaluation: the mean over the seeds, or how many
-    seeds reach it. The first line has the titles.
+    A table whose first line has the titles. Every other line is of a row: its
+    label, the mean of the metric in percent at each step at which the first row
+    is evaluated, and when it reaches the goal, the first row's mean at its last
+    evaluation. This is the mean of the steps at which the seeds reach it, or
+    how many seeds do, if not all.
   """
   steps, titles, lines, goal = [], [], [], None
   for row in result["rows"]:

@@ -6,14 +6,13 @@
 
 The command trains the models of a table or figure, evaluates them, and writes
 RESULTS/NAME_SCALE.json, .csv, .md and .png with the mean and the standard
-deviation over the seeds and the paper's numbers. RESULTS/runs keeps what each
-run gave, with its curve. Finished runs are not repeated, and interrupted runs
-continue. With --kept, runs of which RESULTS/runs keeps what they gave are
-finished as well, even if another machine trained them. Several processes with
-the same command share the runs. With --finished, the command trains nothing and
-uses the runs that are finished. At the paper's scale, it first measures how
-long the training takes on this machine, prints that, and only trains with
---yes.
+deviation over the seeds and the paper's numbers. RESULTS/runs keeps the results
+and the curve of each run. Finished runs are not repeated, and interrupted runs
+continue. With --kept, a run also counts as finished if RESULTS/runs has its
+results, for example from another machine. Several processes with the same
+command share the runs. With --finished, the command trains nothing and uses the
+runs that are finished. At the paper's scale, it first measures how long the
+training takes on this machine, prints that, and trains only with --yes.
 
 At the end it writes RESULTS/README.md, which lists all measurements of the
 paper and all others in RESULTS. With --page, it does only this.
@@ -68,7 +67,7 @@ from slot_attention.training import (
 )
 from slot_attention.training.runs import FREE_FIELDS
 
-# The folder, below that of the results, of what finished runs gave.
+# The folder of the results of single runs, below that of all results.
 KEPT = "runs"
 
 # Fields of a config that change nothing of what a run gives, or only by
@@ -100,8 +99,8 @@ def reproduce(
     results: folder of the results.
     data_dir: folder of the prepared data sets.
     only_finished: whether to train nothing and use only finished runs.
-    use_kept: whether the runs that the folder of the results keeps count as
-      finished.
+    use_kept: whether a run also counts as finished if the folder of the results
+      keeps its results.
 
   Returns:
     The result that is written as JSON.
@@ -202,7 +201,7 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
 
 
 def _read(folder, names, config):
-  """Returns what a run gave, None if it diverged; and its provenance.
+  """Returns the results of a run, None if it diverged, and its provenance.
 
   Raises:
     ValueError: if it was trained with another config than the given one.
@@ -268,9 +267,9 @@ def _fields(config):
 
 
 def _keep(workdir, kept):
-  """Copies what a run gave, and its curve, into the folder of the results.
+  """Copies the results and the curve of a run into the folder of the results.
 
-  What another run of the same config and seed gave before is removed.
+  Those of an earlier run of the same config and seed are removed.
   """
   kept.mkdir(parents=True, exist_ok=True)
   before, after = kept / FINISHED, workdir / FINISHED
@@ -318,7 +317,7 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_integers("seeds", None, "Seeds. Default: see the scales above.")
   flags.define_bool("finished", False, "Train nothing; use finished runs.")
   flags.define_bool(
-    "kept", False, "Runs that RESULTS/runs keeps are finished, too."
+    "kept", False, "Count runs as finished whose results RESULTS/runs keeps."
   )
   flags.define_bool(
     "yes",

@@ -174,7 +174,7 @@ class Job(NamedTuple):
 def jobs_of(
   experiment: Experiment, scale: str, seeds: Sequence[int]
 ) -> list[Job]:
-  """Returns the jobs of an experiment: all rows with the first seed first."""
+  """Returns the jobs of an experiment, by seed and then by row."""
   jobs = []
   for seed in seeds:
     for row in rows_at(experiment, scale):
@@ -192,10 +192,10 @@ def jobs_of(
 
 
 def files_of(name: str, experiment: Experiment, row: Row) -> list[str]:
-  """Returns the names of the files with what a run of an experiment gave.
+  """Returns the names of the files that have the results of a run.
 
-  The first one is of its training. A second one, if there is one, has another
-  evaluation or a sweep; several rows may evaluate the same run.
+  The first one is of the training. If the row has another evaluation, or the
+  experiment a sweep, a second one has that. Several rows may evaluate one run.
 
   Args:
     name: name of the experiment.
@@ -228,8 +228,8 @@ def find_trained(
     job: the job.
     files: its files, see `files_of`.
     runs: folder of all runs, which can be evaluated once they are trained.
-    kept: folder of what runs gave. It has no parameters, so that all files of
-      the job must be there. None if such runs do not count.
+    kept: folder of kept results. It has no parameters, so that all files of the
+      job must be there. None if kept results do not count.
   """
   if (trained := runs / job.directory / FINISHED).exists():
     return trained

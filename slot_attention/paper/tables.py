@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def write(folder: Path, result: Mapping[str, Any], sweep: str) -> None:
   """Writes a result of `reproduce.reproduce` as .json, .csv, .md and .png."""
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / f"{result['experiment']}_{result['scale']}"
-  files.write(path.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
+  files.write_json(path.with_suffix(".json"), result)
   table = result["table"]
   columns = dict.fromkeys(column for line in table for column in line)
   with path.with_suffix(".csv").open("w", newline="") as file:
@@ -74,8 +73,8 @@ def _about(result):
   )
   if any(line["metric"] == "mse" for line in table):
     about += (
-      " Where the loss is another one, mse is the squared error of the"
-      " reconstruction, not in percent."
+      " If the loss is not the squared error, mse is the squared error of the"
+      " reconstruction, which is not in percent."
     )
   if any(line["metric"] == "fg_ari" for line in table):
     about += (

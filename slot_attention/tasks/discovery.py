@@ -58,9 +58,11 @@ def video_object_discovery(
   )
   return dataclasses.replace(
     task,
-    loss=lambda *video: task.loss(*_strips(*video)),
-    measure=lambda *video: task.measure(*_strips(*video)),
-    draw=lambda folder, *video: task.draw(folder, *_frames(*video)),
+    loss=lambda outputs, batch: task.loss(*_strips(outputs, batch)),
+    measure=lambda outputs, batch: task.measure(*_strips(outputs, batch)),
+    draw=lambda folder, outputs, batch: task.draw(
+      folder, *_frames(outputs, batch)
+    ),
     takes_videos=True,
   )
 
@@ -88,14 +90,20 @@ def monet(
   gamma: float,
 ) -> Task:
   """Makes the task of MONet, whose options are those of `models.monet_loss`."""
-  sigmas = (sigma_background, sigma_foreground)
   check_at_least("loss.sigma_background", sigma_background, 1e-3)
   check_at_least("loss.sigma_foreground", sigma_foreground, 1e-3)
   check_at_least("loss.beta", beta, 0)
   check_at_least("loss.gamma", gamma, 0)
 
   def loss(outputs, batch):
-    return models.monet_loss(outputs, batch["images"], sigmas, beta, gamma)
+    return models.monet_loss(
+      outputs,
+      batch["images"],
+      sigma_background=sigma_background,
+      sigma_foreground=sigma_foreground,
+      beta=beta,
+      gamma=gamma,
+    )
 
   return _discovery(model, loss, max_objects, model.pixel_decoder.image_shape)
 
@@ -130,8 +138,8 @@ def _squared_error(outputs, batch):
 def _strips(outputs, batch):
   """Turns each video into one image, with the frames below each other.
 
-  [B, F, H, W, C] becomes [B, F * H, W, C]. What is averaged or compared over
-  the pixels of such an image is so over those of the whole video.
+  [B, F, H, W, C] becomes [B, F * H, W, C]. A mean or a comparison over the
+  pixels of such an image is one over the whole video.
   """
 
   def strip(x):
@@ -158,8 +166,8 @@ def _frames(outputs, batch):
 def _discovery(model, loss, max_objects, image_shape):
   """Makes a task of a model that draws images slot by slot.
 
-  Beside another loss than the squared error, that error is the metric "mse", so
-  that all models can be compared.
+  If the loss is not the squared error, that error is the metric "mse", so that
+  all models can be compared.
   """
 
   def measure(outputs, batch):

@@ -14,8 +14,8 @@ from slot_attention.checks import check_choice, check_section, nearest
 from slot_attention.tasks import discovery, sets
 from slot_attention.tasks.task import Task
 
-# By the name in config.task: the model, and the function that makes the task of
-# it. The keyword arguments of the function, but max_objects, are the options in
+# By the name in config.task: the model, and the function that makes its task.
+# The keyword arguments of the function, except max_objects, are the options in
 # config.loss.
 TASKS: dict[str, tuple[type[nn.Module], Callable[..., Task]]] = {
   "adaptive_object_discovery": (
@@ -34,7 +34,7 @@ TASKS: dict[str, tuple[type[nn.Module], Callable[..., Task]]] = {
   ),
 }
 
-# The modules that can be each part of a model, by the name of their section in
+# The modules that each part of a model can be, by the name of their section in
 # config.model. A config has one section for each part of its model, and the
 # type of the model's field says which of these modules the part can be.
 PARTS: dict[str, dict[str, type[nn.Module]]] = {

@@ -24,10 +24,10 @@ class Task:
   Attributes:
     model: takes images [B, H, W, C] in [-1, 1], or videos [B, F, H, W, C];
       returns a dict of outputs.
-    loss: outputs and normalised batch to the loss of every example, [B].
-    measure: outputs and normalised batch to the arrays [B, ...] from which
+    loss: maps outputs and normalised batch to the loss of every example, [B].
+    measure: maps outputs and normalised batch to the arrays [B, ...] from which
       metrics are computed.
-    metrics: what `measure` returns, of any number of examples, to a clu
+    metrics: maps what `measure` returns, of any number of examples, to a clu
       collection.
     draw: writes pictures of outputs and normalised batch into a folder and
       returns their paths.
@@ -39,8 +39,8 @@ class Task:
     least_slots: the smallest K.
     needs_binary_images: whether pixels must be black or white.
     takes_videos: whether the model takes videos and not single images.
-    more_inputs: the names of what the model takes of a batch beside images, if
-      the batch has it.
+    more_inputs: the names of arrays that the model takes beside images, if the
+      batch has them.
     compute_dtype: in which encoder and decoder compute; Slot Attention itself,
       normalisation statistics, alpha masks and losses stay in float32.
   """
@@ -86,7 +86,7 @@ class Task:
     Args:
       params: of the model.
       batch: see `normalize`. If it has no example_ids, they are 0 .. B-1.
-      key: of the initial slots' noise, beside each example's id.
+      key: makes the noise of the initial slots, with the ids of the examples.
       training: whether the model has the random stream "training" as well, for
         noise that evaluations do not have.
       **kwargs: num_slots, num_iterations and others of the model's call.
@@ -106,7 +106,7 @@ class Task:
 
   @property
   def has_decoder(self) -> bool:
-    """Whether `decode` paints slots alone, without the image they are of."""
+    """Whether `decode` can paint slots without the image that they are from."""
     return hasattr(self.model, "decode")
 
   @property

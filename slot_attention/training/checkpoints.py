@@ -7,7 +7,7 @@ STEP is the number of finished updates. A checkpoint exists only when it is
 complete, and it has checksums of its arrays. No file is pickled.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import errno
 import hashlib
@@ -51,7 +51,7 @@ def open_checkpoints(
       )
       path.rename(aside)
       logging.warning("%s was moved to %s", path, aside)
-  parallel.any_process(False)  # All processes wait for the first one.
+  parallel.wait_for_all()
   manager = ocp.CheckpointManager(
     _folder(workdir),
     item_handlers=_handlers(),
@@ -103,7 +103,7 @@ def has_any(workdir: Path) -> bool:
 
 
 def restore_newest(
-  workdir: Path | str, **like: Any
+  workdir: Path | str, like: Mapping[str, Any] | None = None
 ) -> tuple[int, dict[str, Any]] | None:
   """Restores the newest intact checkpoint as arrays on the host.
 
@@ -111,9 +111,9 @@ def restore_newest(
 
   Args:
     workdir: folder of the run.
-    **like: "params" and "optimizer", trees of arrays with the shapes and types
-      to restore. If they are left out, only the parameters are restored, with
-      the shapes and types of the checkpoint.
+    like: a dict of "params" and "optimizer", trees of arrays with the shapes
+      and types to restore. If it is None, only the parameters are restored,
+      with the shapes and types of the checkpoint.
 
   Returns:
     The step, and a dict of "params" and, if asked for, "optimizer". None if
@@ -134,7 +134,7 @@ def restore_newest(
     for step in sorted(manager.all_steps(), reverse=True):
       try:
         params = _restore(manager, step, "params")
-        if not like:
+        if like is None:
           return step, {"params": params}
         _check_shapes(params, like["params"])
         optimizer = _restore(manager, step, "optimizer", like["optimizer"])

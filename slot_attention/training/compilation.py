@@ -1,8 +1,8 @@
 """Compiles the train step for TPUs on a machine that has none.
 
 The compiler of TPUs comes with `pip install "jax[tpu]"` and runs on any x86-64
-Linux machine. It says what a step needs of a chip. What a step takes is not
-measured but computed, from the chip's published numbers.
+Linux machine. It says how much memory a step needs on a chip. The time of a
+step is not measured; it is computed from the chip's published numbers.
 """
 
 from collections.abc import Mapping
@@ -152,13 +152,13 @@ def estimate(facts: Mapping[str, Any]) -> dict[str, float]:
   """Computes times of a step and of the run by the roofline model.
 
   A step cannot be faster than its operations at the chip's published peak, nor
-  than its bytes in the main memory at the published bandwidth: this is the
-  least time. The bytes that the compiler counts also lie in memory on the chip,
-  whose bandwidth is not published; the other time takes all of them from the
-  main memory. A real step can take longer still: matrix units are not full
-  where layers have fewer features than they have columns, short instructions
-  and the loops of the matching wait for each other, and chips wait for the
-  gradients of the others.
+  than its bytes in the main memory at the published bandwidth. The longer of
+  the two is least_seconds. Some of the bytes that the compiler counts lie in
+  memory on the chip, whose bandwidth is not published; fetching_seconds takes
+  all of them from the main memory. A real step can take longer still: a matrix
+  unit is not full if a layer has fewer features than it has columns, short
+  instructions and the loops of the matching wait for each other, and chips wait
+  for the gradients of the others.
 
   Args:
     facts: see `compile_step`.
@@ -302,11 +302,11 @@ def _explain(error, topology, share):
 
 
 def _find_remedy(config, topology):
-  """Says which change makes a step fit that does not; compiles each."""
+  """Compiles a step that does not fit with changes; says which makes it fit."""
   decoders = [x for x in config.model if "remat_chunk_size" in config.model[x]]
   for change_dtype, remat in _REMEDIES:
     changes = {"compute_dtype": "bfloat16"} if change_dtype else {}
-    # The rivals compute in float32 alone.
+    # A model without a section encoder computes in float32 alone.
     if change_dtype and "encoder" not in config.model:
       continue
     if remat and not decoders:

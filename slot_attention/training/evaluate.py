@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 import functools
 import hashlib
-import json
 from pathlib import Path
 import re
 from typing import Any
@@ -23,7 +22,7 @@ _SLOTS_KEY_SEED = 0
 # Number of examples in a picture.
 _NUM_PICTURES = 4
 
-# The longest list of changes in the name of an evaluation's folder.
+# The most characters of changes in the name of an evaluation's folder.
 _MAX_NAME = 100
 
 
@@ -234,7 +233,7 @@ def report(
     "data": data.description,
   }
   folder = folder_of(workdir, config)
-  write_json(folder / "metrics.json", result)
+  files.write_json(folder / "metrics.json", result)
   writers.show_run(workdir, step, pictures, config)
   print(
     f"\nStep {step}, {result['num_examples']} evaluation examples"
@@ -273,8 +272,8 @@ def folder_of(workdir: Path, config: ml_collections.ConfigDict) -> Path:
 
   It is WORKDIR/eval_NAME_SOURCE, where NAME and SOURCE are those of the data.
   The fields that differ from the run's config follow, for example
-  eval_clevr_original,slot_attention.num_slots=11. Different evaluations
-  therefore have different folders.
+  eval_clevr_original,slot_attention.num_slots=11; a digest of them follows if
+  they are long. Different evaluations therefore have different folders.
 
   Args:
     workdir: folder of the run.
@@ -306,11 +305,6 @@ def _slots_and_iterations(config):
 
 def _in_words(values):
   return ", ".join(f"{name}={value}" for name, value in values.items())
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes a JSON file with a line for each value."""
-  files.write(path, json.dumps(value, indent=2) + "\n")
 
 
 def _flatten(computed):

@@ -96,15 +96,15 @@ def make_optimizer(
   """Makes Adam with the paper's constants (Table 11a), or Muon beside Adam.
 
   Optax adds epsilon after the bias correction of the moments, TensorFlow before
-  it. The first updates therefore differ by 3e-5. The difference decreases and
-  is gone after about 1,000 steps.
+  it. In the first update, TensorFlow's epsilon acts as 3.2e-7 instead of 1e-8,
+  and after about 1,000 steps they are equal.
 
   Muon (Jordan et al., 2024) replaces the averaged gradient of a matrix by an
   approximation of the nearest orthogonal matrix, so that all its directions
-  learn at about the same rate. Its updates are 0.2 times the root of the larger
-  side, which gives them the size of Adam's (Liu et al., 2025,
-  https://arxiv.org/abs/2502.16982). Adam with Nesterov's momentum updates all
-  other parameters.
+  learn at about the same rate. This matrix is multiplied by 0.2 times the
+  square root of its larger side, which gives it the root mean square of Adam's
+  updates (Liu et al., 2025, https://arxiv.org/abs/2502.16982). Adam with
+  Nesterov's momentum updates all other parameters.
 
   Args:
     schedule: function from a step to Adam's learning rate.

@@ -4,9 +4,9 @@ The text has computations of instructions, one a line:
 
   %copy.1 = f32[32,64]{1,0:T(8,128)S(1)} copy(%param.3), metadata={...}
 
-An array has a type, sizes, and a layout: its axes from the one whose elements
-are neighbours, the tile to which the first two of these are padded, and the
-memory, which is the chip's main memory (HBM) or S(1), which is on the chip.
+An array has a type, sizes and a layout. The layout lists the axes from minor to
+major; T has the tile to which the two minor ones are padded; S(1) says that the
+array lies in memory on the chip, and not in its main memory (HBM).
 """
 
 from collections.abc import Iterable

@@ -109,8 +109,8 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
   """
   path = workdir / "config.json"
   if parallel.is_first_process():
-    files.write(path, json.dumps(config.to_dict(), indent=2) + "\n")
-  parallel.any_process(False)  # All processes wait for the first one.
+    files.write_json(path, config.to_dict())
+  parallel.wait_for_all()
   patience = 60  # Seconds until a network disk shows the new file.
   while not path.exists() and patience:
     time.sleep(1)
@@ -128,7 +128,7 @@ def save_data(workdir: Path, description: Mapping[str, Any]) -> None:
   It warns if the run has been trained on other data before.
   """
   path = workdir / "data.json"
-  # The place of an original says nothing of it.
+  # Where an original lies says nothing of what is in it.
   now = {name: x for name, x in description.items() if name != "path"}
   now = json.loads(json.dumps(now))
   if path.exists() and checkpoints.has_any(workdir):
@@ -142,7 +142,7 @@ def save_data(workdir: Path, description: Mapping[str, Any]) -> None:
         ", ".join(differ),
       )
   if parallel.is_first_process():
-    files.write(path, json.dumps(now, indent=2) + "\n")
+    files.write_json(path, now)
 
 
 def load_config(workdir: Path | str) -> ml_collections.ConfigDict:

@@ -6,12 +6,19 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from slot_attention import metrics, parallel, plots, tasks, validation
+from slot_attention import (
+  files,
+  metrics,
+  parallel,
+  plots,
+  tasks,
+  validation,
+)
 from slot_attention.progress import progress_bar
 from slot_attention.training import evaluate, runs
 
 # What tells the rows apart.
-_PLACES = (
+_KEYS = (
   "sweep",
   "num_iterations",
   "num_slots",
@@ -25,7 +32,7 @@ SWEPT_ITERATIONS = range(1, 11)
 # Further iterations for models that train with at least 10: N-EM and DSPN.
 SWEPT_MANY_ITERATIONS = (20, 30)
 
-# How many slots more than in training a sweep has.
+# Numbers of slots that a sweep adds to that of training.
 SWEPT_MORE_SLOTS = (0, 1, 2, 4, 8)
 
 
@@ -40,7 +47,7 @@ def sweep_run(
     objects: over T, on the images of each number N of objects (Figures 21, 22);
     slots: over N, on the images with N objects, where K - N is as large as
       num_slots - max_objects in training (Figure 5 right, where K = N);
-    more_slots: over K, from the training's to `SWEPT_MORE_SLOTS` more, on all
+    more_slots: over K, the training's plus each of `SWEPT_MORE_SLOTS`, on all
       images.
   A model of fixed K has neither of the last two sweeps. A model that learns
   each initial slot does not have the last one.
@@ -79,20 +86,18 @@ def sweep_run(
   split = data.splits["eval"]
   num_objects = split.num_objects
   counts = np.unique(num_objects).tolist() if split.knows_objects else []
-  swept = _swept_iterations(iterations)
-  # A model that learns each initial slot has no more slots than it has learned.
-  slot_counts = [
-    count
-    for count in counts
-    if task.slots_can_grow or count + spare_slots <= slots
-  ]
-  more_slots = SWEPT_MORE_SLOTS if task.slots_can_grow else ()
-  if only not in ("", "iterations", "objects"):
-    swept = []
-  if only not in ("", "slots") or not task.has_free_slots:
-    slot_counts = []
-  if only not in ("", "more_slots"):
-    more_slots = ()
+  swept, sizes, more_slots = [], [], ()
+  if only in ("", "iterations", "objects"):
+    swept = _swept_iterations(iterations)
+  if only in ("", "slots") and task.has_free_slots:
+    # A model that learns each initial slot has no more than it has learned.
+    sizes = [
+      count
+      for count in counts
+      if task.slots_can_grow or count + spare_slots <= slots
+    ]
+  if only in ("", "more_slots") and task.slots_can_grow:
+    more_slots = SWEPT_MORE_SLOTS
 
   def measurer(split):
     return evaluate.make_measurer(
@@ -117,7 +122,7 @@ def sweep_run(
     )
 
   with progress_bar(
-    total=len(swept) + len(slot_counts) + len(more_slots),
+    total=len(swept) + len(sizes) + len(more_slots),
     desc="sweeping",
     unit="pass",
     disable=not parallel.is_first_process(),
@@ -130,7 +135,7 @@ def sweep_run(
         of_count = {k: v[num_objects == count] for k, v in measured.items()}
         add("objects", of_count, t, slots, count)
       progress.update()
-    for count in slot_counts:
+    for count in sizes:
       part = dataclasses.replace(
         split, examples=split.examples[num_objects == count]
       )
@@ -167,7 +172,7 @@ def _swept_iterations(trained):
 
 def _report(folder, result, panels):
   """Prints a sweep and writes it into the folder of the evaluation."""
-  evaluate.write_json(folder / "sweep.json", result)
+  files.write_json(folder / "sweep.json", result)
   _print_rows(result["rows"])
   print(f"  numbers      {folder / 'sweep.json'}")
   if panels:  # Without masks, object discovery has no metric in percent.
@@ -177,12 +182,12 @@ def _report(folder, result, panels):
 
 def _print_rows(rows):
   """Prints a table of the sweeps over iterations and over slots."""
-  names = [x for x in rows[0] if x not in _PLACES]
-  print("\n" + "".join(f"{x:>15}" for x in (*_PLACES, *names)))
+  names = [x for x in rows[0] if x not in _KEYS]
+  print("\n" + "".join(f"{x:>15}" for x in (*_KEYS, *names)))
   for row in rows:
     if row["sweep"] != "objects":  # Too many; they are in the file.
-      places = "".join(f"{row[x]:>15}" for x in _PLACES)
-      print(places + "".join(f"{row[x]:>15.4f}" for x in names))
+      keys = "".join(f"{row[x]:>15}" for x in _KEYS)
+      print(keys + "".join(f"{row[x]:>15.4f}" for x in names))
 
 
 def _panels(rows, num_iterations, num_slots):

@@ -252,7 +252,7 @@ def _due(config, step, stop):
 def _restore(state, config, workdir):
   """Returns the newest checkpoint's state, or the given one, and its step."""
   first_step, items = checkpoints.restore_newest(
-    workdir, params=state.params, optimizer=state.optimizer
+    workdir, {"params": state.params, "optimizer": state.optimizer}
   ) or (0, {})
   if first_step % config.steps_per_dispatch:
     raise ValueError(
@@ -269,6 +269,7 @@ def _check_processes(config, first_step):
     del fields["data"][place]
   parallel.check_agreement(
     {
+      # 31 bits, as `check_agreement` takes.
       "config": zlib.crc32(json.dumps(fields, sort_keys=True).encode()) >> 1,
       "number of devices": jax.local_device_count(),
       "newest checkpoint": first_step,
@@ -300,7 +301,7 @@ def _describe_bad_step(step, config, data, workdir, manager):
     )
   return (
     f"the loss or a gradient is not finite at step {step}. Try a lower"
-    f" learning_rate, more warmup_steps, or max_grad_norm: {place}. The"
+    f" learning_rate, more warmup_steps, or another max_grad_norm; {place}. The"
     " examples of that step in the data set:"
     f" {', '.join(map(str, examples.tolist()))}"
   )

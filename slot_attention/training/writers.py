@@ -59,7 +59,7 @@ class MetricWriter:
   @functools.cached_property
   def _tensorboard(self):
     # TensorFlow takes seconds to import, and the first step need not wait.
-    return _tensorboard(self._workdir) if self._file else None
+    return _open_tensorboard(self._workdir) if self._file else None
 
   def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
     """Writes the metrics after `step` updates."""
@@ -171,7 +171,7 @@ def show_run(
     pictures: PNG files.
     config: config of the run. TensorBoard lists its fields as hyper-parameters.
   """
-  tensorboard = _tensorboard(workdir)
+  tensorboard = _open_tensorboard(workdir)
   if not tensorboard:
     return
   _write_pictures(tensorboard, step, pictures)
@@ -185,7 +185,7 @@ def show_run(
   tensorboard.close()
 
 
-def _tensorboard(workdir):
+def _open_tensorboard(workdir):
   try:
     from clu import metric_writers
   except ImportError:

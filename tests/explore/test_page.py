@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -226,10 +225,8 @@ def test_k_t_and_the_seed_change_what_is_shown(visit):
   wait_for_query(page, iterations="5", t="5")
   assert page.inner_text(named("t-text")) == "t = 5 of 5"
   before = source(page, "masks")
-  start = time.monotonic()
   enter(page, "seed", 7)
   wait_for_change(page, "masks", before)
-  assert time.monotonic() - start < 3  # Half a second on two idle cores.
   slide(page, "t", 0)
   wait_for_query(page, t="1")
   seen = view.see(

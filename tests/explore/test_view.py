@@ -22,7 +22,6 @@ from tests.runs import (
   use_slot_mlp,
 )
 
-QUICKSTART = State(pretrained="quickstart")
 SECOND = Image("example", 1)
 
 
@@ -223,14 +222,15 @@ def test_the_picture_of_a_view_holds_its_link_and_all_its_slots():
     )
 
 
-def test_a_slot_has_one_colour_in_masks_and_attention():
+def test_a_slot_has_one_colour_in_masks_and_trajectory():
   seen = see()
   masks = pictures.masks(seen, seen.first)
   for k in range(4):
     color = pictures.slot_color(4, 0, k)
     wins = seen.first.painting["masks"][..., 0].argmax(0) == k
     if wins.any():
-      np.testing.assert_allclose(masks[wins], color[None] + 0 * masks[wins])
+      won = masks[wins]
+      np.testing.assert_allclose(won, np.broadcast_to(color, won.shape))
       row, column = np.argwhere(wins)[0]
       place = (column + 0.5) / 16, (row + 0.5) / 16
       assert pictures.winner(seen.first, *place) == Piece(0, k)

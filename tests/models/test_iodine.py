@@ -429,7 +429,5 @@ def test_decoding_the_slots_of_the_last_refinement_gives_the_reconstruction(
 
 
 def test_images_of_another_shape_are_refused(images):
-  with pytest.raises(
-    ValueError, match=r"\(9, 6, 1\) do not fit .* \(9, 7, 1\)"
-  ):
+  with pytest.raises(ValueError, match="9x6x1 .* do not fit .* 9x7x1:"):
     small_model().init(RNGS, images[:, :, 1:])

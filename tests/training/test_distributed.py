@@ -26,7 +26,7 @@ from tests.runs import (
   make_config,
   read_lines,
 )
-from tests.test_main import ROOT, check_error, smoke
+from tests.test_main import ROOT, check_error, main_after, smoke
 
 
 def free_address():
@@ -293,10 +293,11 @@ def slurm():
     }
 
 
-def start_pair(cluster, tmp_path, *arguments):
+def start_pair(cluster, tmp_path, *arguments, prelude=""):
   return [
     start(
-      ROOT / "main.py",
+      "-c",
+      main_after(prelude),
       *smoke("quickstart", tmp_path),
       f"--workdir={tmp_path}/run",
       *arguments,
@@ -321,7 +322,15 @@ def wait_for_step(processes, tmp_path, step):
   raise TimeoutError
 
 
-# Process 0 takes 100 seconds to notice that process 1 is gone.
+# Process 0 would take 100 seconds to notice that process 1 is gone.
+LISTEN_OFTEN = """
+import functools, jax
+jax.distributed.initialize = functools.partial(
+  jax.distributed.initialize, heartbeat_timeout_seconds=10
+)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_lost_process_ends_the_others_and_sigterm_to_one_saves_for_all(
@@ -336,7 +345,9 @@ def test_a_lost_process_ends_the_others_and_sigterm_to_one_saves_for_all(
     # Processes also agree to stop if a dispatch has several steps.
     "--config.steps_per_dispatch=2",
   )
-  processes = start_pair(flags_of_cluster, tmp_path, *arguments)
+  processes = start_pair(
+    flags_of_cluster, tmp_path, *arguments, prelude=LISTEN_OFTEN
+  )
   wait_for_step(processes, tmp_path, 10)
   processes[victim].kill()
   output, _ = processes[1 - victim].communicate(timeout=150)

@@ -95,6 +95,15 @@ def test_loading_without_a_run_fails(tmp_path, config):
     runs.load(tmp_path)
 
 
+def test_processes_that_do_not_share_the_workdir_are_refused(
+  config, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(runs.parallel, "is_first_process", lambda: False)
+  monkeypatch.setattr(runs.time, "sleep", lambda _: None)
+  with pytest.raises(ValueError, match="do not share the workdir"):
+    runs.save_config(tmp_path, config)
+
+
 def test_a_workdir_that_cannot_be_written_is_named(config, tmp_path):
   (tmp_path / "file").write_text("in the way")
   with pytest.raises(OSError, match="workdir .*file/run cannot be written"):
