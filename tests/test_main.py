@@ -88,7 +88,7 @@ def test_a_run_is_evaluated_again_and_goes_on(tmp_path):
   stdout, _ = run(*arguments, cwd=tmp_path)
   workdir = tmp_path / "runs" / "smoke_quickstart"
   lines = (workdir / "metrics.jsonl").read_text()
-  again, _ = run(f"--workdir={workdir}", "--mode=eval", cwd=tmp_path)
+  again, _ = run("--workdir=runs/smoke_quickstart", "--mode=eval", cwd=tmp_path)
   assert again.splitlines()[-5:] == stdout.splitlines()[-5:]
   prelude = f"""
 import sys

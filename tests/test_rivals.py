@@ -190,7 +190,7 @@ def test_weights_are_exported_and_loaded(run, tmp_path, monkeypatch):
   rival, _, workdir = run
   monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
   card = pretrained.export(
-    workdir, tmp_path / "rival", command="x", hardware="y", date="2026-01-02"
+    workdir, tmp_path / "rival", trained_by="x", hardware="y", date="2026-01-02"
   )
   assert card["evaluation"]["num_slots"] == rival.num_slots
   assert pretrained.load("rival").step == 6

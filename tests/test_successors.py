@@ -107,7 +107,7 @@ def test_weights_are_exported_and_loaded(run, tmp_path, monkeypatch):
   _, workdir = run
   monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
   card = pretrained.export(
-    workdir, tmp_path / "x", command="x", hardware="y", date="2026-01-02"
+    workdir, tmp_path / "x", trained_by="x", hardware="y", date="2026-01-02"
   )
   assert card["evaluation"]["num_slots"] == 4
   assert pretrained.load("x").step == 6
@@ -180,7 +180,7 @@ def test_commands_of_single_images_refuse_a_run_of_videos(
   # Its weights can be kept, with whole videos as examples.
   monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
   pretrained.export(
-    workdir, tmp_path / "x", command="x", hardware="y", date="2026-01-02"
+    workdir, tmp_path / "x", trained_by="x", hardware="y", date="2026-01-02"
   )
   assert pretrained.load("x").step == 6
   examples = pretrained.load_examples("x")
