@@ -92,8 +92,8 @@ def check_section(
       )
 
 
-def in_words(shape: Sequence[int]) -> str:
-  """Returns a shape as people write sizes, for example 35x35x3."""
+def format_shape(shape: Sequence[int]) -> str:
+  """Returns a shape as text, for example 35x35x3."""
   return "x".join(map(str, shape))
 
 

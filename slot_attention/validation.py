@@ -13,7 +13,7 @@ from slot_attention.checks import (
   check_at_least,
   check_choice,
   check_section,
-  in_words,
+  format_shape,
 )
 from slot_attention.data import batches, clevr, datasets
 
@@ -205,8 +205,8 @@ def _check_data_for_task(config, task):
   images = datasets.image_shape(data)[-3:]
   if task.image_shape not in (None, images):
     raise ValueError(
-      f"images of {in_words(images)} (height x width x channels) do not fit the"
-      f" decoder, which draws {in_words(task.image_shape)}: change"
+      f"images of {format_shape(images)} (height x width x channels) do not fit"
+      f" the decoder, which draws {format_shape(task.image_shape)}: change"
       f" {_fields_of_size(config)} or the data"
     )
 

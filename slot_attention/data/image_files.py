@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from slot_attention.checks import in_words
+from slot_attention.checks import format_shape
 from slot_attention.data import clevr
 
 CHUNK_SIZE = 64
@@ -79,8 +79,9 @@ def read_folder(
     mask = _read_mask(mask_file)
     if mask.shape != pixels.shape[:2]:
       raise ValueError(
-        f"the mask {mask_file} has {in_words(mask.shape)} pixels (height x"
-        f" width), but {file}, turned upright, has {in_words(pixels.shape[:2])}"
+        f"the mask {mask_file} has {format_shape(mask.shape)} pixels (height x"
+        f" width), but {file}, turned upright, has"
+        f" {format_shape(pixels.shape[:2])}"
       )
     segments = clevr.frame_segments(
       mask[None], crop=False, image_size=image_size

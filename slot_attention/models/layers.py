@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from slot_attention.checks import check_at_least, in_words
+from slot_attention.checks import check_at_least, format_shape
 
 # The official code is written in Keras, so the models use Keras' defaults.
 Dense = functools.partial(
@@ -176,7 +176,7 @@ def check_images(images: jax.Array, decoder: nn.Module) -> None:
       if hasattr(decoder, field)
     ]
     raise ValueError(
-      f"images of {in_words(images.shape[1:])} (height x width x channels) do"
-      f" not fit the decoder, which draws {in_words(decoder.image_shape)}:"
+      f"images of {format_shape(images.shape[1:])} (height x width x channels)"
+      f" do not fit the decoder, which draws {format_shape(decoder.image_shape)}:"
       f" change {', '.join(fields)} or the images"
     )

@@ -97,7 +97,7 @@ def make_optimizer(
 
   Optax adds epsilon after the bias correction of the moments, TensorFlow before
   it. In the first update, TensorFlow's epsilon acts as 3.2e-7 instead of 1e-8,
-  and after about 1,000 steps they are equal.
+  and after about 1,000 steps both are about equal.
 
   Muon (Jordan et al., 2024) replaces the averaged gradient of a matrix by an
   approximation of the nearest orthogonal matrix, so that all its directions
