@@ -177,6 +177,7 @@ def check_images(images: jax.Array, decoder: nn.Module) -> None:
     ]
     raise ValueError(
       f"images of {format_shape(images.shape[1:])} (height x width x channels)"
-      f" do not fit the decoder, which draws {format_shape(decoder.image_shape)}:"
-      f" change {', '.join(fields)} or the images"
+      " do not fit the decoder, which draws"
+      f" {format_shape(decoder.image_shape)}: change {', '.join(fields)} or the"
+      " images"
     )
