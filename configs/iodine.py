@@ -108,6 +108,11 @@ _VALUES = {
     _SMALL_REFINEMENT,
     {**_SMALL_DECODER, "image_size": (14, 14)},
   ),
+  "multi_dsprites_small": (
+    _SMALL_TRAINING,
+    _SMALL_REFINEMENT,
+    {**_SMALL_DECODER, "image_size": (18, 18)},
+  ),
   "multi_dsprites_binarized_small": (
     _SMALL_TRAINING,
     _SMALL_REFINEMENT,

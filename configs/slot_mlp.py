@@ -27,6 +27,7 @@ _SIZES = {
 # take most of a step. Each rate is the best of three; see results/TODO.md.
 _SMALL_TRAINING = {
   "tetrominoes_small": {"optimizer": "adam", "learning_rate": 3e-4},
+  "multi_dsprites_small": {"optimizer": "adam", "learning_rate": 3e-4},
   "clevr_set_prediction_small": {"optimizer": "adam", "learning_rate": 1e-3},
 }
 

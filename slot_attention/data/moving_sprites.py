@@ -88,7 +88,8 @@ def generate(
     [np.cos(direction), np.sin(direction)], axis=-1
   )
   num_sprites = (scenes.shapes > 0).sum(axis=1)
-  hues = multi_dsprites.evenly_spaced_hues(rng, num_sprites, shape[1])
+  offsets = rng.random((CHUNK_SIZE, 1))
+  hues = offsets + np.arange(shape[1]) / num_sprites[:, None]
   scenes = scenes._replace(
     colors=multi_dsprites.to_rgb(hues, np.ones(shape), np.ones(shape)),
     backgrounds=np.zeros((CHUNK_SIZE, 3), np.uint8),

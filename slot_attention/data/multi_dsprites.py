@@ -25,8 +25,8 @@ it is as follows:
     colored_on_colored, sprites and background are uniform in RGB. Two colours
     can be similar.
 
-Options make easier scenes: sprites that do not overlap, distinct hues, and no
-small sprites.
+Options make easier scenes: sprites that do not overlap, six distinct colours,
+one orientation, and no small sprites.
 
 Letters in shapes: N scenes, P rows for sprites (the variant's largest number),
 C channels.
@@ -38,6 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slot_attention.checks import check_choice
+from slot_attention.data import tetrominoes
 from slot_attention.data.sprite_outlines import RADIUS, REACH, SHAPES, contains
 
 VARIANTS = ("binarized", "colored_on_grayscale", "colored_on_colored")
@@ -91,6 +92,7 @@ def sample(
   num_sprites: int = 0,
   may_overlap: bool = True,
   distinct_colors: bool = False,
+  upright: bool = False,
   min_scale: float = 0.5,
 ) -> Scenes:
   """Samples scenes in which every sprite is visible.
@@ -105,8 +107,9 @@ def sample(
       `NUM_SPRITES`.
     may_overlap: whether sprites may overlap. If not, the circles that contain
       them at all orientations do not.
-    distinct_colors: whether the hues of a scene are evenly spaced, from a
-      uniform offset. Only colored_on_grayscale has hues.
+    distinct_colors: whether the sprites of a scene have different colours, from
+      the six of Tetrominoes. Only for colored_on_grayscale.
+    upright: whether all sprites have the first of the `ORIENTATIONS`.
     min_scale: smallest of the `SCALES` from which a sprite's scale is drawn.
 
   Raises:
@@ -118,6 +121,7 @@ def sample(
     num_sprites=num_sprites,
     may_overlap=may_overlap,
     distinct_colors=distinct_colors,
+    upright=upright,
     min_scale=min_scale,
   )
   if num_sprites:
@@ -126,7 +130,9 @@ def sample(
     counts = rng.integers(*NUM_SPRITES[variant], num_scenes, endpoint=True)
 
   def sample_any(counts):
-    scenes = _sample_any(rng, counts, variant, distinct_colors, min_scale)
+    scenes = _sample_any(
+      rng, counts, variant, distinct_colors, upright, min_scale
+    )
     rejected = np.zeros(len(counts), bool)
     if not may_overlap:
       rejected = _have_close_sprites(scenes)
@@ -179,6 +185,7 @@ def generate(
   num_sprites: int = 0,
   may_overlap: bool = True,
   distinct_colors: bool = False,
+  upright: bool = False,
   min_scale: float = 0.5,
 ) -> dict[str, np.ndarray]:
   """Makes the `CHUNK_SIZE` examples of one chunk, as returned by `render`.
@@ -193,6 +200,7 @@ def generate(
     num_sprites=num_sprites,
     may_overlap=may_overlap,
     distinct_colors=distinct_colors,
+    upright=upright,
     min_scale=min_scale,
   )
   return render(scenes, image_size=image_size)
@@ -210,6 +218,7 @@ def check_options(
   num_sprites: int = 0,
   may_overlap: bool = True,
   distinct_colors: bool = False,
+  upright: bool = False,
   min_scale: float = 0.5,
 ) -> None:
   """Raises a ValueError for options that `generate` cannot use."""
@@ -233,65 +242,44 @@ def check_options(
     raise ValueError(f"min_scale={min_scale} is not one of {scales}")
 
 
-def _sample_any(rng, num_sprites, variant, distinct_colors, min_scale):
+def _sample_any(rng, num_sprites, variant, distinct_colors, upright, min_scale):
   """Samples scenes with [N] sprites, some of which may be hidden."""
   _, most = NUM_SPRITES[variant]
   shape = (len(num_sprites), most)
   shapes = rng.choice(SHAPES, shape)
   shapes[np.arange(most) >= num_sprites[:, None]] = 0
-  colors, backgrounds = _sample_colors(
-    rng, shape, variant, num_sprites if distinct_colors else None
-  )
+  colors, backgrounds = _sample_colors(rng, shape, variant, distinct_colors)
   first_scale = np.argmin(np.abs(SCALES - min_scale))
   return Scenes(
     shapes=shapes,
     columns=rng.integers(0, len(POSITIONS), shape),
     rows=rng.integers(0, len(POSITIONS), shape),
-    orientations=rng.integers(0, len(ORIENTATIONS), shape),
+    orientations=rng.integers(0, 1 if upright else len(ORIENTATIONS), shape),
     scales=rng.integers(first_scale, len(SCALES), shape),
     colors=colors,
     backgrounds=backgrounds,
   )
 
 
-def _sample_colors(rng, shape, variant, num_sprites):
-  """Samples colours [N, P, C] and backgrounds [N, C].
-
-  The hues are evenly spaced if the numbers of sprites [N] are given.
-  """
+def _sample_colors(rng, shape, variant, distinct_colors):
+  """Samples colours [N, P, C] and backgrounds [N, C]."""
   if variant == "binarized":
     colors = np.full((*shape, 1), 255, np.uint8)
     backgrounds = np.zeros((shape[0], 1), np.uint8)
   elif variant == "colored_on_grayscale":
-    if num_sprites is None:
-      hues = rng.random(shape)
+    if distinct_colors:
+      order = rng.random((shape[0], len(tetrominoes.COLORS))).argsort(axis=1)
+      colors = 255 * tetrominoes.COLORS[order[:, : shape[1]]]
     else:
-      hues = evenly_spaced_hues(rng, num_sprites, shape[1])
-    saturation, value = rng.uniform(0.5, 1, (2, *shape))
-    colors = to_rgb(hues, saturation, value)
+      hues = rng.random(shape)
+      saturation, value = rng.uniform(0.5, 1, (2, *shape))
+      colors = to_rgb(hues, saturation, value)
     greys = rng.integers(0, 256, (shape[0], 1), np.uint8)
     backgrounds = greys.repeat(3, axis=1)
   else:
     colors = rng.integers(0, 256, (*shape, 3), np.uint8)
     backgrounds = rng.integers(0, 256, (shape[0], 3), np.uint8)
   return colors, backgrounds
-
-
-def evenly_spaced_hues(
-  rng: np.random.Generator, num_sprites: np.ndarray, num_rows: int
-) -> np.ndarray:
-  """Samples hues that divide the circle of colours evenly, from any offset.
-
-  Args:
-    rng: the only source of randomness.
-    num_sprites: int [N], the number of sprites in each scene.
-    num_rows: number P of rows for sprites.
-
-  Returns:
-    Hues for `to_rgb`, float [N, P]. A hue above 1 is that of its fraction.
-  """
-  offsets = rng.random((len(num_sprites), 1))
-  return offsets + np.arange(num_rows) / num_sprites[:, None]
 
 
 def to_rgb(

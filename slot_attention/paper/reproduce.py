@@ -19,10 +19,10 @@ paper and all others in RESULTS. With --page, it does only this.
 
 There are three scales:
   paper   5 seeds; the paper's data, models and steps
-  small   3 seeds; minutes a run on a CPU. The configs tetrominoes_small and
-          multi_dsprites_binarized_small replace object discovery, and
-          clevr_set_prediction_small and clevr4_set_prediction_small replace set
-          prediction
+  small   3 seeds; minutes a run on a CPU. The configs tetrominoes_small,
+          multi_dsprites_small and multi_dsprites_binarized_small replace object
+          discovery, and clevr_set_prediction_small and
+          clevr4_set_prediction_small replace set prediction
   smoke   2 seeds; tiny models and data, to see that everything works; the
           numbers are meaningless
 """

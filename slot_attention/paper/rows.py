@@ -33,6 +33,7 @@ SCALES = ("smoke", "small", "paper")
 _SMALL = {
   CLEVR6: "tetrominoes_small",
   TETROMINOES: "tetrominoes_small",
+  MULTI_DSPRITES: "multi_dsprites_small",
   BINARIZED: "multi_dsprites_binarized_small",
   CLEVR10_SETS: "clevr_set_prediction_small",
   CLEVR6_SETS: "clevr4_set_prediction_small",

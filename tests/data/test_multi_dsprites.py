@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from slot_attention.data import multi_dsprites
+from slot_attention.data import multi_dsprites, tetrominoes
 from slot_attention.data.sprite_outlines import (
   ELLIPSE,
   HEART,
@@ -146,22 +146,30 @@ def test_sprites_that_may_not_overlap_are_entirely_visible():
     assert hides.mean() > 0.5 if may_overlap else not hides.any()
 
 
-def test_distinct_colors_are_evenly_spaced_hues():
-  for count in (2, 3, 5):
+def test_distinct_colors_are_those_of_tetrominoes_and_differ_within_a_scene():
+  scenes = multi_dsprites.sample(
+    np.random.default_rng(0),
+    300,
+    variant="colored_on_grayscale",
+    num_sprites=5,
+    distinct_colors=True,
+  )
+  names = {tuple(255 * color): i for i, color in enumerate(tetrominoes.COLORS)}
+  drawn = np.array(
+    [[names[tuple(color)] for color in colors] for colors in scenes.colors]
+  )
+  assert all(len(set(scene)) == 5 for scene in drawn)
+  for place in drawn.T:
+    assert np.bincount(place, minlength=6).min() > 25
+
+
+def test_upright_sprites_have_the_first_orientation():
+  for upright, orientations in ((False, 40), (True, 1)):
     scenes = multi_dsprites.sample(
-      np.random.default_rng(0),
-      50,
-      variant="colored_on_grayscale",
-      num_sprites=count,
-      distinct_colors=True,
+      np.random.default_rng(0), 200, variant="binarized", upright=upright
     )
-    hues = np.array([
-      [colorsys.rgb_to_hsv(*color)[0] for color in colors]
-      for colors in scenes.colors[:, :count] / 255
-    ])  # fmt: skip
-    apart = (hues - hues[:, :1] - np.arange(count) / count + 0.5) % 1 - 0.5
-    np.testing.assert_allclose(apart, 0, atol=0.01)
-    assert len(np.unique(hues[:, 0])) > 40
+    assert len(np.unique(scenes.orientations)) == orientations
+  assert multi_dsprites.ORIENTATIONS[scenes.orientations].max() == 0
 
 
 def test_no_sprite_is_smaller_than_the_smallest_scale():
