@@ -106,8 +106,11 @@ def test_small_and_smoke_scales_name_configs_that_exist():
       assert tasks.make_task(configs.load(name))
   # A row without a small config is left out. Equal rows are kept once.
   labels = [row.label for row in rows.rows_at(EXPERIMENTS["table1"], "small")]
-  models = ("Slot Attention", "Slot MLP", "IODINE", "MONet")
-  assert labels == [f"{model}, Tetrominoes" for model in models]
+  assert labels == [
+    f"{model}, {data}"
+    for model in ("Slot Attention", "Slot MLP", "IODINE", "MONet")
+    for data in ("Tetrominoes", "Multi-dSprites")
+  ]
   # Videos have a small config alone.
   assert rows.config_name("mesh:savi", "small") == "mesh:savi"
   assert rows.rows_at(EXPERIMENTS["videos"], "paper") == []
