@@ -77,14 +77,20 @@ def test_a_command_ends_quietly_when_its_reader_has_ended():
   assert (done.returncode, done.stderr) == (1, "")
 
 
-def run(main, monkeypatch, capsys, *arguments):
-  """Runs a command; returns exit code and last line of standard error."""
-  monkeypatch.setattr(sys, "argv", ["", *arguments])
+@pytest.fixture(autouse=True)
+def _kept_process(monkeypatch):
+  """Undoes what `command.run` changes in the process of the tests."""
+  monkeypatch.setattr(sys, "argv", [""])
   monkeypatch.setattr(command.os, "_exit", sys.exit)
   excepthook = command.threading.excepthook
   monkeypatch.setattr(command.threading, "excepthook", excepthook)
   monkeypatch.setattr(command.signal, "signal", lambda *_: None)
   monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+
+def run(main, monkeypatch, capsys, *arguments):
+  """Runs a command; returns exit code and last line of standard error."""
+  monkeypatch.setattr(sys, "argv", ["", *arguments])
   with pytest.raises(SystemExit) as end:
     command.run(main)
   return end.value.code, capsys.readouterr().err.splitlines()[-1]
@@ -171,11 +177,10 @@ def test_the_package_of_the_same_name_on_pypi_is_noticed(monkeypatch, capsys):
   assert "pip uninstall slot-attention" in ended[1]
 
 
-def test_an_error_of_the_code_itself_keeps_its_traceback(monkeypatch):
+def test_an_error_of_the_code_itself_keeps_its_traceback():
   def main(_):
     raise KeyError("a mistake in this project")
 
-  monkeypatch.setattr(sys, "argv", [""])
   with pytest.raises(KeyError):
     command.run(main)
 
