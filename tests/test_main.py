@@ -168,6 +168,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_moment_is_one_line_and_the_command_goes_on(tmp_path):
   arguments = smoke("quickstart", tmp_path)
   for statement, words in MOMENTS.values():

@@ -46,6 +46,7 @@ def test_every_notebook_is_tested():
   assert names == set(NOTEBOOKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_from_top_to_bottom(name, monkeypatch):
   # As for a user, there is one device, and compilation is as usual.
