@@ -8,7 +8,8 @@ Paper: average precision 19.8 / 0.3 / 0.0 % on CLEVR10 at distances inf / 0.5 /
 25.1 +- 34.3 % on Tetrominoes.
 Measured here, --config.seed=0 to 2: on the three squares of the quickstart,
 21.8 +- 21.3 %, see docs/results.md; on small Tetrominoes 38.9, 8.0 and 27.1 %,
-see results/table1_small.md; on small CLEVR, AP 1.6, 1.7 and 3.8 % at distance
+and on small Multi-dSprites, seeds 0 and 1, 47.1 and 69.3 %, see
+results/table1_small.md; on small CLEVR, AP 1.6, 1.7 and 3.8 % at distance
 inf, see results/table3_small.md.
 """
 
@@ -24,7 +25,8 @@ _SIZES = {
 }
 
 # The small sets have Muon, whose updates of the Slot MLP's large matrices would
-# take most of a step. Each rate is the best of three; see results/TODO.md.
+# take most of a step. Each rate is the best of three, see results/TODO.md, but
+# that of multi_dsprites_small, which is tetrominoes_small's.
 _SMALL_TRAINING = {
   "tetrominoes_small": {"optimizer": "adam", "learning_rate": 3e-4},
   "multi_dsprites_small": {"optimizer": "adam", "learning_rate": 3e-4},
