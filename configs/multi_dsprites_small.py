@@ -5,8 +5,8 @@
 Data: three sprites of different colours on grey in images of 18x18. Unlike the
 paper's, they are upright, do not overlap, and have the three largest scales and
 the six colours of Tetrominoes. K and the model are those of
-configs/tetrominoes_small.py, and so is the recipe, but for a higher rate and
-fewer steps.
+configs/tetrominoes_small.py. The recipe is that of the same config, with twice
+Adam's rate and fewer steps.
 
 The design took about 25 tries, judged on examples of
 --config.data.procedural.seed=1; docs/results.md lists them.

@@ -88,6 +88,11 @@ class DataSet:
       if name not in {"chunk", "seed", *self.fixed, *self.preprocessing}
     }
 
+  def with_defaults(self, procedural: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the defaults of the `options` that a section leaves out."""
+    defaults = {name: option.default for name, option in self.options.items()}
+    return {**defaults, **procedural}
+
 
 def _multi_dsprites(variant, max_objects, channels=3):
   return DataSet(
@@ -221,8 +226,7 @@ def check_data(data: Mapping[str, Any]) -> None:
 
 def _check_max_objects(data):
   data_set = DATA_SETS[data["name"]]
-  defaults = {name: x.default for name, x in data_set.options.items()}
-  fewest = data_set.fewest_objects({**defaults, **data["procedural"]})
+  fewest = data_set.fewest_objects(data_set.with_defaults(data["procedural"]))
   if data["max_objects"] < fewest:
     raise ValueError(
       f"data.max_objects={data['max_objects']} leaves no image: all that"

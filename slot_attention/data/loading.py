@@ -188,8 +188,7 @@ def _describe(data):
     "preprocessing": preprocessing,
   }
   if data["source"] == "procedural":
-    defaults = {name: x.default for name, x in data_set.options.items()}
-    description["procedural"] = {**defaults, **data["procedural"]}
+    description["procedural"] = data_set.with_defaults(data["procedural"])
     description["version"] = data_set.generator_version
     generate = functools.partial(
       data_set.generate,

@@ -81,9 +81,7 @@ def factors(config: ml_collections.ConfigDict) -> list[Factor]:
   data = config.data
   options = _options(config)
   if data.name == "tetrominoes":
-    known = datasets.DATA_SETS[data.name].options
-    defaults = {name: option.default for name, option in known.items()}
-    value = {**defaults, **options}
+    value = datasets.DATA_SETS[data.name].with_defaults(options)
 
     def up_to(name, label, low, high):
       return Factor(name, label, value[name], low, max(high, value[name]))

@@ -19,6 +19,7 @@ from flax import traverse_util
 import ml_collections
 
 from slot_attention import files, parallel, tasks, validation
+from slot_attention.data import datasets
 from slot_attention.training import checkpoints
 
 # Fields that may change when a run continues. num_steps and max_minutes decide
@@ -133,6 +134,12 @@ def save_data(workdir: Path, description: Mapping[str, Any]) -> None:
   now = json.loads(json.dumps(now))
   if path.exists() and checkpoints.has_any(workdir):
     before = json.loads(path.read_text())
+    if "procedural" in before and before["name"] == now["name"]:
+      # An option that is newer than the run had no effect, as by default.
+      options = datasets.DATA_SETS[now["name"]].with_defaults(
+        before["procedural"]
+      )
+      before["procedural"] = json.loads(json.dumps(options))
     differ = sorted(x for x in now if before.get(x) != now[x])
     if differ:
       logging.warning(

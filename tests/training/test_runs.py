@@ -1,6 +1,7 @@
 """Tests of a run's folder."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -57,6 +58,13 @@ def test_processes_may_find_the_original_in_different_places(config, tmp_path):
 
 
 def test_a_run_that_goes_on_with_other_data_warns(config, tmp_path, caplog):
+  train.train(config, tmp_path)
+  # As if an option were newer than the run.
+  path = tmp_path / "data.json"
+  description = json.loads(path.read_text())
+  del description["procedural"]["background"]
+  path.write_text(json.dumps(description))
+  config.num_steps = 8
   train.train(config, tmp_path)
   assert "has changed" not in caplog.text
   config.num_steps = 9
