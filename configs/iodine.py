@@ -113,6 +113,11 @@ _VALUES = {
     _SMALL_REFINEMENT,
     {**_SMALL_DECODER, "image_size": (18, 18)},
   ),
+  "clevr_small": (
+    _SMALL_TRAINING,
+    _SMALL_REFINEMENT,
+    {**_SMALL_DECODER, "image_size": (20, 20)},
+  ),
   "multi_dsprites_binarized_small": (
     _SMALL_TRAINING,
     _SMALL_REFINEMENT,

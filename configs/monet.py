@@ -84,6 +84,16 @@ _VALUES = {
     "features": (32, 32),
     "image_size": (18, 18),
   },
+  "clevr_small": {
+    "training": {
+      "optimizer": "adam",
+      "learning_rate": 3e-4,
+      "max_grad_norm": 5.0,
+    },
+    "loss": {},
+    "features": (32, 32),
+    "image_size": (20, 20),
+  },
   "quickstart": {
     "training": {"learning_rate": 1e-3, "max_grad_norm": 5.0},
     "loss": {},

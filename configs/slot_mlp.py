@@ -31,6 +31,7 @@ _SIZES = {
 _SMALL_TRAINING = {
   "tetrominoes_small": {"optimizer": "adam", "learning_rate": 3e-4},
   "multi_dsprites_small": {"optimizer": "adam", "learning_rate": 3e-4},
+  "clevr_small": {"optimizer": "adam", "learning_rate": 3e-4},
   "clevr_set_prediction_small": {"optimizer": "adam", "learning_rate": 1e-3},
 }
 

@@ -55,6 +55,8 @@ def sample(
   seed: int,
   min_objects: int = 3,
   max_objects: int = clevr.MAX_OBJECTS,
+  only_large: bool = False,
+  distinct_colors: bool = False,
 ) -> clevr_renderer.Scenes:
   """Samples scenes at random.
 
@@ -68,6 +70,8 @@ def sample(
     seed: seed of the data set.
     min_objects: smallest number of objects in a scene.
     max_objects: largest number of objects in a scene. The number is uniform.
+    only_large: whether all objects are large.
+    distinct_colors: whether all objects of a scene have different colours.
 
   Returns:
     Scenes. The rows after the first `num_objects` are zero.
@@ -75,11 +79,17 @@ def sample(
   Raises:
     ValueError: if min_objects or max_objects is out of range.
   """
-  _check_num_objects(min_objects, max_objects)
+  _check_num_objects(min_objects, max_objects, distinct_colors)
   done, pending, attempt = {}, list(numbers), 0
   while pending:
     scenes = [
-      _sample_scene(seed, number, attempt, min_objects, max_objects)
+      _sample_scene(
+        [seed, number],
+        attempt,
+        (min_objects, max_objects),
+        only_large,
+        distinct_colors,
+      )
       for number in pending
     ]
     pixels = clevr_renderer.count_pixels(_stack(scenes))
@@ -104,6 +114,10 @@ def generate(
   samples: int = 9,
   min_objects: int = 3,
   max_objects: int = clevr.MAX_OBJECTS,
+  only_large: bool = False,
+  distinct_colors: bool = False,
+  black_level: int = 0,
+  white_level: int = 255,
 ) -> dict[str, np.ndarray]:
   """Makes one chunk of the data set, N = CHUNK_SIZE examples.
 
@@ -118,6 +132,11 @@ def generate(
     samples: number of rays per pixel.
     min_objects: smallest number of objects in a scene.
     max_objects: largest number of objects in a scene. The number is uniform.
+    only_large: whether all objects are large.
+    distinct_colors: whether all objects of a scene have different colours.
+    black_level: the value of a channel, from 0 to 255, that becomes 0.
+    white_level: the value that becomes 255. CLEVR's images have little
+      contrast, and values closer together than 255 raise it.
 
   Returns:
     A dict of
@@ -131,8 +150,17 @@ def generate(
     seed=seed,
     min_objects=min_objects,
     max_objects=max_objects,
+    only_large=only_large,
+    distinct_colors=distinct_colors,
   )
-  return draw(scenes, crop=crop, image_size=image_size, samples=samples)
+  return draw(
+    scenes,
+    crop=crop,
+    image_size=image_size,
+    samples=samples,
+    black_level=black_level,
+    white_level=white_level,
+  )
 
 
 def draw(
@@ -141,12 +169,16 @@ def draw(
   crop: bool,
   image_size: int = 128,
   samples: int = 9,
+  black_level: int = 0,
+  white_level: int = 255,
 ) -> dict[str, np.ndarray]:
   """Draws N scenes, and encodes their objects; see `generate`."""
   framing = clevr_renderer.CENTRE if crop else clevr_renderer.WHOLE
   images, segments = clevr_renderer.render(
     scenes, framing=framing, image_size=image_size, samples=samples
   )
+  stretched = (images - np.float32(black_level)) / (white_level - black_level)
+  images = np.rint(255 * stretched.clip(0, 1)).astype(np.uint8)
   is_object = np.arange(clevr.MAX_OBJECTS) < scenes.num_objects[:, None]
   targets = clevr.encode_targets(scenes.coords, scenes.classes, is_object)
   return {"images": images, "segments": segments, "targets": targets}
@@ -159,20 +191,35 @@ def check_options(
   samples: int = 9,
   min_objects: int = 3,
   max_objects: int = clevr.MAX_OBJECTS,
+  only_large: bool = False,
+  distinct_colors: bool = False,
+  black_level: int = 0,
+  white_level: int = 255,
 ) -> None:
   """Raises a ValueError for options that `generate` cannot use."""
-  del crop  # Both values can be used.
+  del crop, only_large  # All values can be used.
   check_at_least("image_size", image_size, 1)
   check_at_least("samples", samples, 1)
-  _check_num_objects(min_objects, max_objects)
+  _check_num_objects(min_objects, max_objects, distinct_colors)
+  if not 0 <= black_level < white_level <= 255:
+    raise ValueError(
+      f"black_level={black_level} and white_level={white_level} must be in"
+      " order, from 0 to 255"
+    )
 
 
-def _check_num_objects(min_objects, max_objects):
+def _check_num_objects(min_objects, max_objects, distinct_colors):
   check_at_least("min_objects", min_objects, 1)
   if not min_objects <= max_objects <= clevr.MAX_OBJECTS:
     raise ValueError(
       f"max_objects={max_objects} must be from min_objects={min_objects} to"
       f" {clevr.MAX_OBJECTS}"
+    )
+  num_colors = len(clevr.PROPERTIES["color"])
+  if distinct_colors and max_objects > num_colors:
+    raise ValueError(
+      f"max_objects={max_objects} must be at most {num_colors} with"
+      " distinct_colors=True"
     )
 
 
@@ -238,21 +285,24 @@ def _relationships(coords):
   }
 
 
-def _sample_scene(seed, number, attempt, min_objects, max_objects):
+def _sample_scene(seeds, attempt, num_range, only_large, distinct_colors):
   """Samples one scene, without the axis N, which may be rejected later."""
-  rng = np.random.default_rng([seed, number])
-  num_objects = rng.integers(min_objects, max_objects + 1)
+  rng = np.random.default_rng(seeds)
+  num_objects = rng.integers(*num_range, endpoint=True)
   camera = CAMERA + rng.uniform(-CAMERA_JITTER, CAMERA_JITTER, 3)
   lamps = LAMPS + rng.uniform(-LAMP_JITTER, LAMP_JITTER, (3, 3))
   noise_seed = rng.integers(2**32, dtype=np.uint32)
 
-  rng = np.random.default_rng([seed, number, 1 + attempt])
-  sizes, coords = _place_objects(rng, num_objects)
+  rng = np.random.default_rng([*seeds, 1 + attempt])
+  sizes, coords = _place_objects(rng, num_objects, only_large)
   classes = {
     name: rng.integers(len(names), size=num_objects)
     for name, names in clevr.PROPERTIES.items()
   }
   classes["size"] = sizes
+  if distinct_colors:
+    order = rng.permutation(len(clevr.PROPERTIES["color"]))
+    classes["color"] = order[:num_objects]
   rotations = rng.uniform(0, 360, num_objects)
 
   def pad(array, dtype):
@@ -271,12 +321,12 @@ def _sample_scene(seed, number, attempt, min_objects, max_objects):
   )
 
 
-def _place_objects(rng, num_objects):
+def _place_objects(rng, num_objects, only_large):
   """Samples sizes int [num_objects] and centres float [num_objects, 3]."""
   axes = np.array([DIRECTIONS["left"], DIRECTIONS["front"]]).T[:2]
   sizes, places = [], []
   while len(places) < num_objects:
-    size = rng.integers(len(clevr_renderer.RADII))
+    size = rng.integers(int(only_large), len(clevr_renderer.RADII))
     tries = rng.uniform(-MAX_COORDINATE, MAX_COORDINATE, (MAX_TRIES, 2))
     is_free = np.ones(MAX_TRIES, bool)
     if places:

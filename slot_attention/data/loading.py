@@ -171,7 +171,19 @@ def _find(description, data):
 
 
 def _prefix(description):
-  """Names a data set: readable, and different wherever the description is."""
+  """Names a data set: readable, and different wherever the description is.
+
+  Options with their default values do not count, so that a new option leaves
+  the names of prepared sets as they are.
+  """
+  if procedural := description.get("procedural"):
+    defaults = DATA_SETS[description["name"]].with_defaults({})
+    changed = {
+      name: value
+      for name, value in procedural.items()
+      if name not in defaults or value != defaults[name]
+    }
+    description = {**description, "procedural": changed}
   digest = hashlib.sha256(
     json.dumps(description, sort_keys=True).encode()
   ).hexdigest()

@@ -112,8 +112,13 @@ def factors(config: ml_collections.ConfigDict) -> list[Factor]:
     ]
   if data.name.startswith("clevr"):
     most = min(data.max_objects, options.get("max_objects", clevr.MAX_OBJECTS))
+    limit = (
+      len(clevr.PROPERTIES["color"])
+      if options.get("distinct_colors")
+      else clevr.MAX_OBJECTS
+    )
     return [
-      Factor("num_objects", "objects", most, 1, clevr.MAX_OBJECTS),
+      Factor("num_objects", "objects", most, 1, limit),
       *(
         Factor(name, label, 0, choices=(_ANY, *clevr.PROPERTIES[name]))
         for name, label in _CLEVR_FACTORS.items()
@@ -284,16 +289,24 @@ def _draw_sprites(config, seed, values):
 
 def _draw_clevr(config, seed, values):
   number = values["num_objects"]
+  options = _options(config)
+
+  def given(*names):
+    return {name: options[name] for name in names if name in options}
+
   scenes = clevr_scenes.sample(
-    [seed], seed=_SEED, min_objects=number, max_objects=number
+    [seed],
+    seed=_SEED,
+    min_objects=number,
+    max_objects=number,
+    **given("only_large", "distinct_colors"),
   )
   classes = dict(scenes.classes)
   for name in _CLEVR_FACTORS:
     if values[name]:
       classes[name] = np.full_like(classes[name], values[name] - 1)
-  options = _options(config)
   return clevr_scenes.draw(
     scenes._replace(classes=classes),
     **config.data.preprocessing,
-    **{name: options[name] for name in ("samples",) if name in options},
+    **given("samples", "black_level", "white_level"),
   )

@@ -72,7 +72,12 @@ EXPERIMENTS = {
   "table1": Experiment(
     "Foreground ARI of object discovery",
     (
-      Row("Slot Attention, CLEVR6", CLEVR6, paper={"fg_ari": "98.8 ± 0.3"}),
+      Row(
+        "Slot Attention, CLEVR6",
+        CLEVR6,
+        paper={"fg_ari": "98.8 ± 0.3"},
+        small="clevr_small",
+      ),
       Row(
         "Slot Attention, Multi-dSprites",
         MULTI_DSPRITES,
@@ -87,6 +92,7 @@ EXPERIMENTS = {
         "Slot MLP, CLEVR6",
         f"slot_mlp:{CLEVR6}",
         paper={"fg_ari": "60.4 ± 6.6"},
+        small="clevr_small",
       ),
       Row(
         "Slot MLP, Multi-dSprites",
@@ -98,7 +104,12 @@ EXPERIMENTS = {
         f"slot_mlp:{TETROMINOES}",
         paper={"fg_ari": "25.1 ± 34.3"},
       ),
-      Row("IODINE, CLEVR6", f"iodine:{CLEVR6}", paper={"fg_ari": "98.8 ± 0.0"}),
+      Row(
+        "IODINE, CLEVR6",
+        f"iodine:{CLEVR6}",
+        paper={"fg_ari": "98.8 ± 0.0"},
+        small="clevr_small",
+      ),
       Row(
         "IODINE, Multi-dSprites",
         f"iodine:{MULTI_DSPRITES}",
@@ -109,7 +120,12 @@ EXPERIMENTS = {
         f"iodine:{TETROMINOES}",
         paper={"fg_ari": "99.2 ± 0.4"},
       ),
-      Row("MONet, CLEVR6", f"monet:{CLEVR6}", paper={"fg_ari": "96.2 ± 0.6"}),
+      Row(
+        "MONet, CLEVR6",
+        f"monet:{CLEVR6}",
+        paper={"fg_ari": "96.2 ± 0.6"},
+        small="clevr_small",
+      ),
       Row(
         "MONet, Multi-dSprites",
         f"monet:{MULTI_DSPRITES}",

@@ -145,7 +145,7 @@ def _missing(record, experiment):
   has = [(row["config"], row["changes"]) for row in record["rows"]]
   configs, rows = collections.defaultdict(list), collections.defaultdict(list)
   for row in rows_at(experiment, scale):
-    config = config_name(row.config, scale)
+    config = config_name(row, scale)
     configs[config].append(row.label)
     if (config, changed_values(row, scale)) not in has:
       rows[config].append(row.label)
@@ -157,7 +157,7 @@ def _missing(record, experiment):
 
 def _number(records, name, row, metric, scale):
   """Makes the cell of the page for a number of the paper at a scale."""
-  config = config_name(row.config, scale)
+  config = config_name(row, scale)
   exist = rows_at(EXPERIMENTS[name], scale)
   if (row.label, row.config) not in {(x.label, x.config) for x in exist}:
     return "none"

@@ -19,10 +19,9 @@ paper and all others in RESULTS. With --page, it does only this.
 
 There are three scales:
   paper   5 seeds; the paper's data, models and steps
-  small   3 seeds; minutes a run on a CPU. The configs tetrominoes_small,
-          multi_dsprites_small and multi_dsprites_binarized_small replace object
-          discovery, and clevr_set_prediction_small and
-          clevr4_set_prediction_small replace set prediction
+  small   3 seeds; minutes a run on a CPU. The configs whose names end in
+          _small replace the paper's; tetrominoes_small replaces CLEVR6 in the
+          figures, which need many runs
   smoke   2 seeds; tiny models and data, to see that everything works; the
           numbers are meaningless
 """
@@ -150,7 +149,7 @@ def reproduce(
     "rows": [
       {
         "label": row.label,
-        "config": config_name(row.config, scale),
+        "config": config_name(row, scale),
         "changes": changed_values(row, scale),
         "paper": dict(row.paper),
         "direction": row.direction,

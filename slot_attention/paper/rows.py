@@ -56,6 +56,8 @@ class Row:
     paper: dict from metric to the paper's number, in percent.
     direction: how the paper compares this variant with the default: a key of
       `ablations.DIRECTIONS`, "not stated", or "" if it is not a variant.
+    small: name of the config at the small scale, without a prefix such as
+      "monet:". "" stands for that of most tables and figures.
   """
 
   label: str
@@ -64,6 +66,7 @@ class Row:
   evaluation: Mapping[str, Change] = dataclasses.field(default_factory=dict)
   paper: Mapping[str, str] = dataclasses.field(default_factory=dict)
   direction: str = ""
+  small: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,22 +89,23 @@ class Experiment:
   see: str = ""
 
 
-def config_name(name: str, scale: str) -> str | None:
-  """Returns the config that replaces one of the paper at a scale, or None.
+def config_name(row: Row, scale: str) -> str | None:
+  """Returns the name of a row's config at a scale, or None.
 
   At the paper's scale, adam.py leaves configs as they are, and has no runs of
   its own.
   """
-  prefix, _, plain = name.rpartition(":")
+  prefix, _, plain = row.config.rpartition(":")
   if scale == "paper":
     if _SMALL.get(plain) == plain:
       return None
-    return plain if prefix == "adam" else name
+    return plain if prefix == "adam" else row.config
   if scale == "smoke":
-    return f"smoke:{name}"
-  if plain not in _SMALL:
+    return f"smoke:{row.config}"
+  small = row.small or _SMALL.get(plain)
+  if small is None:
     return None
-  return f"{prefix}:{_SMALL[plain]}" if prefix else _SMALL[plain]
+  return f"{prefix}:{small}" if prefix else small
 
 
 def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
@@ -124,7 +128,7 @@ def rows_at(experiment: Experiment, scale: str) -> list[Row]:
   """
   rows = {}
   for row in experiment.rows:
-    if (name := config_name(row.config, scale)) is not None:
+    if (name := config_name(row, scale)) is not None:
       before = load_config(name)
       values = {
         field: value
@@ -139,7 +143,7 @@ def rows_at(experiment: Experiment, scale: str) -> list[Row]:
 
 def changed_values(row: Row, scale: str) -> dict[str, Any]:
   """Returns a dict from the fields that a row changes to their new values."""
-  config = changed(load_config(config_name(row.config, scale)), row.changes)
+  config = changed(load_config(config_name(row, scale)), row.changes)
   return {field: value_of(config, field) for field in row.changes}
 
 
@@ -179,7 +183,7 @@ def jobs_of(
   jobs = []
   for seed in seeds:
     for row in rows_at(experiment, scale):
-      name = config_name(row.config, scale)
+      name = config_name(row, scale)
       config = changed(load_config(name), {**row.changes, "seed": seed})
       changes = ",".join(
         f"{field.rpartition('.')[-1]}={value_of(config, field)}"

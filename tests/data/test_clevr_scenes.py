@@ -163,6 +163,34 @@ def test_targets_describe_the_scenes(monkeypatch):
     assert set(np.unique(segments)) == {0, 1, 2, 3, 4}
 
 
+def test_objects_may_all_be_large_and_of_different_colours(all_show):
+  del all_show
+  options = {"seed": 2, "min_objects": 8, "max_objects": 8}
+  scenes = clevr_scenes.sample(range(20), distinct_colors=True, **options)
+  colors = np.sort(scenes.classes["color"][:, :8])
+  np.testing.assert_array_equal(colors, np.tile(np.arange(8), (20, 1)))
+  assert set(np.unique(scenes.classes["size"][:, :8])) == {0, 1}
+  options = {"seed": 2, "min_objects": 4, "max_objects": 4}
+  large = clevr_scenes.sample(range(20), only_large=True, **options)
+  assert (large.classes["size"][:, :4] == 1).all()
+  assert_equal(large.camera, clevr_scenes.sample(range(20), **options).camera)
+
+
+def test_levels_stretch_the_values_between_them(monkeypatch):
+  monkeypatch.setattr(clevr_scenes, "CHUNK_SIZE", 2)
+  options = {"seed": 3, "crop": True, "image_size": 40, "samples": 1}
+  plain = clevr_scenes.generate(0, **options)
+  stretched = clevr_scenes.generate(
+    0, black_level=60, white_level=162, **options
+  )
+  expected = (plain["images"].astype(float) - 60) * 2.5
+  assert expected.min() < 0 and expected.max() > 255
+  np.testing.assert_allclose(
+    stretched["images"], expected.clip(0, 255), atol=0.51
+  )
+  assert_equal(stretched["segments"], plain["segments"])
+
+
 @pytest.mark.parametrize(
   "options, words",
   [
@@ -171,6 +199,9 @@ def test_targets_describe_the_scenes(monkeypatch):
     ({"min_objects": 0}, "min_objects=0 must be at least 1"),
     ({"max_objects": 2}, "max_objects=2 must be from min_objects=3 to 10"),
     ({"max_objects": 11}, "max_objects=11 must be from min_objects=3 to 10"),
+    ({"distinct_colors": True}, "max_objects=10 must be at most 8 with"),
+    ({"black_level": 255}, "black_level=255 and white_level=255 must be in"),
+    ({"white_level": 256}, "must be in order, from 0 to 255"),
   ],
 )
 def test_impossible_options_are_named(options, words):

@@ -1,5 +1,6 @@
 """Tests of opening the data set that a config describes."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -64,6 +65,25 @@ def test_options_that_are_left_out_have_the_generators_defaults(tmp_path):
   loading.load(section(tmp_path))
   explicit = {**section(tmp_path)["procedural"], "min_gap": 0, "background": 0}
   loading.load(section(tmp_path, procedural=explicit))
+  assert len(folders(tmp_path)) == 1
+
+
+def test_a_new_option_leaves_the_names_of_prepared_sets(tmp_path, monkeypatch):
+  loading.load(section(tmp_path))
+
+  def generate(
+    chunk, *, seed, image_size: int = 35, block_size: int = 5, new: bool = False
+  ):
+    del image_size, block_size
+    pytest.fail(f"drew chunk {chunk} with seed={seed}, new={new}")
+
+  changed = dataclasses.replace(
+    datasets.DATA_SETS["tetrominoes"],
+    generate=generate,
+    check_options=lambda **_: None,
+  )
+  monkeypatch.setitem(datasets.DATA_SETS, "tetrominoes", changed)
+  loading.load(section(tmp_path))
   assert len(folders(tmp_path)) == 1
 
 

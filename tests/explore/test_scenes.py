@@ -91,6 +91,20 @@ def test_new_sprites_have_the_options_of_the_run():
   assert scenes.factors(config)[0].default == 2
 
 
+def test_new_scenes_of_clevr_have_the_options_of_the_run():
+  config = config_of("clevr_set_prediction_small")
+  dark = scenes.draw(config, 1, {"num_objects": 3})
+  config.data.procedural.update(
+    only_large=True, distinct_colors=True, black_level=0, white_level=100
+  )
+  assert scenes.factors(config)[0].high == 8  # One object of each colour.
+  batch = scenes.draw(config, 1, {"num_objects": 8})
+  is_large = batch["targets"][0, :8, 4]
+  colors = batch["targets"][0, :8, 10:18].argmax(-1)
+  assert is_large.all() and sorted(colors) == list(range(8))
+  assert batch["images"].mean() > 1.5 * dark["images"].mean()
+
+
 def test_new_scenes_have_as_many_rows_of_targets_as_in_training():
   config = config_of("clevr_set_prediction_small")
   assert config.data.max_objects == 6
