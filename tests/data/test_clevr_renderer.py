@@ -62,7 +62,8 @@ def render(*scenes):
 @pytest.fixture(name="many", scope="module")
 def _many():
   scenes = [
-    clevr_scenes._sample_scene(1, number, 0, 6, 9) for number in range(6)
+    clevr_scenes._sample_scene([1, number], 0, (6, 9), False, False)
+    for number in range(6)
   ]
   return jax.tree.map(lambda *arrays: np.stack(arrays), *scenes)
 
