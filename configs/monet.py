@@ -39,6 +39,11 @@ _LOSS = {
   "beta": 0.5,
   "gamma": 0.5,
 }
+_SMALL_TRAINING = {
+  "optimizer": "adam",
+  "learning_rate": 3e-4,
+  "max_grad_norm": 5.0,
+}
 _ENCODER = {"slot_size": 16, "features": (32, 32, 64, 64), "mlp_size": 256}
 _DECODER_FEATURES = (32, 32, 32, 32)
 # Of each config: changes of training and of the loss, channels of the attention
@@ -65,32 +70,22 @@ _VALUES = {
   "tetrominoes_small": {
     # As many steps as Slot Attention had when this was measured.
     "training": {
-      "optimizer": "adam",
+      **_SMALL_TRAINING,
       "num_steps": 10_000,
-      "learning_rate": 3e-4,
       "decay_steps": 10_000,
-      "max_grad_norm": 5.0,
     },
     "loss": {},
     "features": (32, 32),
     "image_size": (14, 14),
   },
   "multi_dsprites_small": {
-    "training": {
-      "optimizer": "adam",
-      "learning_rate": 3e-4,
-      "max_grad_norm": 5.0,
-    },
+    "training": _SMALL_TRAINING,
     "loss": {},
     "features": (32, 32),
     "image_size": (18, 18),
   },
   "clevr_small": {
-    "training": {
-      "optimizer": "adam",
-      "learning_rate": 3e-4,
-      "max_grad_norm": 5.0,
-    },
+    "training": _SMALL_TRAINING,
     "loss": {},
     "features": (32, 32),
     "image_size": (20, 20),

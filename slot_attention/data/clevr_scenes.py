@@ -286,7 +286,11 @@ def _relationships(coords):
 
 
 def _sample_scene(seeds, attempt, num_range, only_large, distinct_colors):
-  """Samples one scene, without the axis N, which may be rejected later."""
+  """Samples one scene, without the axis N, which may be rejected later.
+
+  The seeds are that of the data set and the number of the scene, and num_range
+  is the smallest and the largest number of objects.
+  """
   rng = np.random.default_rng(seeds)
   num_objects = rng.integers(*num_range, endpoint=True)
   camera = CAMERA + rng.uniform(-CAMERA_JITTER, CAMERA_JITTER, 3)

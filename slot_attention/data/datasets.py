@@ -51,8 +51,8 @@ class DataSet:
     fixed: arguments of `generate` that a config does not choose.
     has_original: whether there is an original to read.
     generator_version: the version of what `generate` draws. Raise it whenever
-      the same arguments draw something else, so that data which was prepared
-      before is not used any more.
+      the same arguments draw something else, or a default changes, so that data
+      which was prepared before is not used any more.
     reader_version: the same for what is read of the original.
     preprocessing: the options in config.data.preprocessing, which both sources
       have, with the paper's values.

@@ -123,10 +123,9 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 def rows_at(experiment: Experiment, scale: str) -> list[Row]:
   """Returns the rows of an experiment that exist at a scale.
 
-  Changes that have no effect at this scale are removed. If several rows are
-  then the same run, only the last one is kept.
+  Changes that have no effect at this scale are removed.
   """
-  rows = {}
+  rows = []
   for row in experiment.rows:
     if (name := config_name(row, scale)) is not None:
       before = load_config(name)
@@ -136,9 +135,8 @@ def rows_at(experiment: Experiment, scale: str) -> list[Row]:
         if value != value_of(before, field)
       }
       changes = {field: row.changes[field] for field in values}
-      run = (name, *sorted(values.items()), *row.evaluation.items())
-      rows[run] = dataclasses.replace(row, changes=changes)
-  return list(rows.values())
+      rows.append(dataclasses.replace(row, changes=changes))
+  return rows
 
 
 def changed_values(row: Row, scale: str) -> dict[str, Any]:
