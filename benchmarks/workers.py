@@ -39,6 +39,7 @@ PeakBytes = Callable[[], int]
 # The paper's variant of the model, which all contenders implement.
 _VARIANT = {
   "use_position_embedding": True,
+  "input_scale": 1.0,
   "epsilon_place": "attention",
   "aggregation": "weighted_mean",
   "softmax_axis": "slots",

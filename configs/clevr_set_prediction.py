@@ -81,6 +81,7 @@ def get_config() -> ConfigDict:
         "kernel_size": 5,
         "mlp_size": 64,
         "use_position_embedding": True,
+        "input_scale": 1.0,  # Factor of the images.
       },
       "slot_attention": {
         "num_slots": 10,

@@ -310,6 +310,11 @@ def _check_official(config):
     raise ValueError("the official code always has a residual MLP")
   if not model.encoder.use_position_embedding:
     raise ValueError("the official code always has a position embedding")
+  if model.encoder.input_scale != 1:
+    raise ValueError(
+      "the official code has only encoder.input_scale=1, and the run has"
+      f" {model.encoder.input_scale}"
+    )
 
 
 def _published_config(variables):

@@ -65,6 +65,7 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
           "kernel_size": 3,
           "mlp_size": 6,
           "use_position_embedding": True,
+          "input_scale": 1.0,
         },
         "slot_attention": {
           "num_slots": 4,

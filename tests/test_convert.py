@@ -372,6 +372,8 @@ def test_only_models_of_the_official_code_are_exported(tmp_path):
     export("quickstart", slot_init="per_slot")
   with pytest.raises(ValueError, match="always has a residual MLP"):
     export("quickstart", mlp_hidden_size=0)
+  with pytest.raises(ValueError, match="only encoder.input_scale=1, and"):
+    convert._check_official(configs.load("clevr_small"))
 
 
 def test_nothing_is_overwritten_and_nothing_missing_is_taken(

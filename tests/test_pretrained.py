@@ -25,7 +25,12 @@ def load_without_newer_fields(name, workdir):
   """
   config = json.loads((pretrained.WEIGHTS / name / "config.json").read_text())
   for section in config["model"].values():
-    for field in ("temperature", "remat_chunk_size", "use_position_embedding"):
+    for field in (
+      "temperature",
+      "remat_chunk_size",
+      "use_position_embedding",
+      "input_scale",
+    ):
       section.pop(field, None)
   (workdir / "config.json").write_text(json.dumps(config))
   return runs.load_config(workdir)

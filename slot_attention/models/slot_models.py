@@ -55,6 +55,8 @@ class Encoder(nn.Module):
     kernel_size: kernel size of all convolutions, in pixels.
     mlp_size: number of units of both layers of the per-location MLP.
     use_position_embedding: whether the position is embedded (Figure 8).
+    input_scale: factor of the images. 1 in the paper. Above 1, the content of
+      an image weighs more beside the position, and biases weigh less.
   """
 
   features: tuple[int, ...] = (64, 64, 64, 64)
@@ -62,6 +64,7 @@ class Encoder(nn.Module):
   kernel_size: int = 5
   mlp_size: int = 64
   use_position_embedding: bool = True
+  input_scale: float = 1.0
 
   def __post_init__(self):
     _check_same_length(self.features, self.strides)
@@ -69,12 +72,13 @@ class Encoder(nn.Module):
     check_at_least("strides", self.strides, 1)
     check_at_least("kernel_size", self.kernel_size, 1)
     check_at_least("mlp_size", self.mlp_size, 1)
+    check_at_least("input_scale", self.input_scale, 1e-3)
     super().__post_init__()
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
     """Maps images [B, H, W, C] in [-1, 1] to features [B, h, w, mlp_size]."""
-    x = images
+    x = self.input_scale * images
     for i, (features, stride) in enumerate(zip(self.features, self.strides)):
       conv = Conv(
         features,

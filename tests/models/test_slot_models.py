@@ -239,6 +239,18 @@ def test_without_position_embedding_features_do_not_depend_on_position():
     assert (np.ptp(np.asarray(inside), axis=(0, 1)).max() > 1e-4) == spread
 
 
+def test_the_encoder_scales_its_images():
+  images = jax.random.uniform(RNGS["params"], (1, H, W, C), minval=-1)
+  plain = slot_models.Encoder(features=(6,), strides=(1,))
+  scaled = plain.clone(input_scale=4.0)
+  variables = plain.init(RNGS, images)
+  np.testing.assert_array_equal(
+    scaled.apply(variables, images), plain.apply(variables, 4 * images)
+  )
+  with pytest.raises(ValueError, match="input_scale"):
+    plain.clone(input_scale=0.0)
+
+
 def test_transposed_convolutions_grow_the_grid_to_the_image():
   decoder = slot_models.SpatialBroadcastDecoder(
     broadcast_size=(3, 4), features=(5, 6), strides=(2, 2)
