@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
   config.data.preprocessing = ConfigDict({"crop": True, "image_size": 20})
   config.data.procedural = ConfigDict(
     {
-      "seed": 0,
+      "seed": 2,  # The tries of this design have not seen these examples.
       "samples": 4,
       "min_objects": 4,
       "max_objects": 4,
