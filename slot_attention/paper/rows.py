@@ -35,6 +35,7 @@ _SMALL = {
   TETROMINOES: "tetrominoes_small",
   MULTI_DSPRITES: "multi_dsprites_small",
   BINARIZED: "multi_dsprites_binarized_small",
+  GRAYSCALE: "clevr_grayscale_small",
   CLEVR10_SETS: "clevr_set_prediction_small",
   CLEVR6_SETS: "clevr4_set_prediction_small",
   MOVING_SPRITES: MOVING_SPRITES,
@@ -102,9 +103,7 @@ def config_name(row: Row, scale: str) -> str | None:
     return plain if prefix == "adam" else row.config
   if scale == "smoke":
     return f"smoke:{row.config}"
-  small = row.small or _SMALL.get(plain)
-  if small is None:
-    return None
+  small = row.small or _SMALL[plain]
   return f"{prefix}:{small}" if prefix else small
 
 

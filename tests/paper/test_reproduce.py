@@ -112,8 +112,6 @@ def test_small_and_smoke_scales_name_configs_that_exist():
   }
   assert names["MONet, CLEVR6"] == "monet:clevr_small"
   assert names["default"] == names["Soft k-means"] == "tetrominoes_small"
-  # A row without a small config is left out.
-  assert rows.rows_at(EXPERIMENTS["greyscale"], "small") == []
   labels = [row.label for row in rows.rows_at(EXPERIMENTS["table1"], "small")]
   assert labels == [row.label for row in EXPERIMENTS["table1"].rows]
   # Videos have a small config alone.
@@ -407,10 +405,10 @@ def test_kept_runs_are_used_on_another_machine(
 
 
 def test_an_experiment_that_does_not_exist_at_a_scale_is_refused(tmp_path):
-  with pytest.raises(ValueError, match="nothing of greyscale exists"):
+  with pytest.raises(ValueError, match="nothing of videos exists"):
     reproduce.reproduce(
-      "greyscale",
-      scale="small",
+      "videos",
+      scale="paper",
       seeds=[0],
       runs=tmp_path,
       results=tmp_path,
@@ -430,8 +428,10 @@ def test_the_list_counts_what_is_done_and_missing(
   # The same runs count for every experiment that needs them.
   (line,) = [line for line in lines if line.startswith("figure11")]
   assert "2 runs done" in line
-  (line,) = [line for line in lines if line.startswith("greyscale")]
-  assert "not at --scale=small" in line
+  reproduce.main(["--list", f"--runs={tmp_path / 'runs'}"])
+  lines = capsys.readouterr().out.splitlines()
+  (line,) = [line for line in lines if line.startswith("videos")]
+  assert "not at --scale=paper" in line
 
 
 @pytest.mark.parametrize("scale, seeds", [("smoke", 2), ("small", 3)])
