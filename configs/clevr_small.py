@@ -21,9 +21,8 @@ from configs import multi_dsprites_small
 
 def get_config() -> ConfigDict:
   config = multi_dsprites_small.get_config()
-  config.num_steps = 10_000
-  config.learning_rate = 2e-3
-  config.decay_steps = 10_000
+  config.num_steps = 12_000
+  config.decay_steps = 12_000
   config.data.name = "clevr_with_masks"
   config.data.max_objects = 4
   config.data.preprocessing = ConfigDict({"crop": True, "image_size": 20})
