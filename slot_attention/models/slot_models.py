@@ -78,7 +78,7 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
     """Maps images [B, H, W, C] in [-1, 1] to features [B, h, w, mlp_size]."""
-    x = self.input_scale * images
+    x = jnp.multiply(images, self.input_scale)
     for i, (features, stride) in enumerate(zip(self.features, self.strides)):
       conv = Conv(
         features,
