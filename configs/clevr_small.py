@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     }
   )
   config.model.slot_attention.num_slots = 5
-  config.model.slot_attention.slot_size = 16
+  config.model.slot_attention.slot_size = 32
   config.model.encoder.input_scale = 4.0
   config.model.decoder.broadcast_size = (20, 20)
   return config
