@@ -21,7 +21,7 @@ There are three scales:
   paper   5 seeds; the paper's data, models and steps
   small   3 seeds; minutes a run on a CPU. The configs whose names end in
           _small replace the paper's; tetrominoes_small replaces CLEVR6 in the
-          figures, which need many runs
+          figures of appendix B, which need many runs
   smoke   2 seeds; tiny models and data, to see that everything works; the
           numbers are meaningless
 """
