@@ -161,7 +161,7 @@ EXPERIMENTS = {
     "More iterations at test time",
     (
       Row("K as in training", CLEVR6, small="clevr_small"),
-      # Up to 10 in the paper, where the data set has these scenes already.
+      # The paper's data set already has scenes with up to 10 objects.
       Row(
         "4 more slots, up to 4 more objects",
         CLEVR6,
