@@ -17,7 +17,6 @@ from typing import Any
 from absl import logging
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 import numpy as np
 
 _AXIS = "batch"
@@ -135,9 +134,8 @@ def replicate(tree: Any) -> Any:
   """Copies arrays [...] to every device, as [local devices, ...]."""
 
   def copy(x):
-    # np.broadcast_to does not copy host arrays, which may be large.
-    library = np if isinstance(x, np.ndarray) else jnp
-    copies = library.broadcast_to(x, (jax.local_device_count(), *x.shape))
+    # On the host, this is a view. On a device, each shape would be compiled.
+    copies = np.broadcast_to(x, (jax.local_device_count(), *x.shape))
     return jax.device_put(copies, _sharding())
 
   return jax.tree.map(copy, tree)
@@ -145,7 +143,12 @@ def replicate(tree: Any) -> Any:
 
 def unreplicate(tree: Any) -> Any:
   """Returns the first device's copy of replicated arrays."""
-  return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+  return _without_first_axis(_first_shards(tree))
+
+
+def on_host(tree: Any) -> Any:
+  """Returns the first device's copy of replicated arrays as host arrays."""
+  return jax.tree.map(lambda x: x[0], jax.device_get(_first_shards(tree)))
 
 
 def gather(array: np.ndarray) -> np.ndarray:
@@ -198,6 +201,15 @@ def agree_to_stop(stop: bool, dispatch: int) -> bool:
   if stop:
     os.kill(os.getpid(), signal.SIGTERM)
   return multihost_utils.reached_preemption_sync_point(dispatch)
+
+
+def _first_shards(tree):
+  return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
+
+
+@jax.jit  # A single program, where indexing would compile two for each shape.
+def _without_first_axis(tree):
+  return jax.tree.map(lambda x: x[0], tree)
 
 
 def _sharding() -> jax.sharding.NamedSharding:

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from slot_attention.data import datasets
-from slot_attention.training import sweep
+from slot_attention.training import sweep, train
 from tests.runs import BINARY, SETS, make_config
 
 jax.config.update("jax_platforms", "cpu")
@@ -84,6 +84,22 @@ def _small_data(monkeypatch):
 @pytest.fixture(name="config")
 def _config(data_dir, small_data):
   return make_config(data_dir)
+
+
+@pytest.fixture(name="finished_run", scope="session")
+def _finished_run(data_dir, tmp_path_factory):
+  """Returns a function that makes a folder that of a finished run of `config`.
+
+  It returns the run's metrics. The run is made once and then copied.
+  """
+  finished = tmp_path_factory.mktemp("finished")
+  metrics = train.train(make_config(data_dir), finished)
+
+  def copy(workdir):
+    shutil.copytree(finished, workdir, dirs_exist_ok=True)
+    return dict(metrics)
+
+  return copy
 
 
 @pytest.fixture(name="set_config")

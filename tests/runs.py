@@ -12,6 +12,7 @@ from slot_attention import tasks
 from slot_attention.data import datasets
 from slot_attention.training import (
   checkpoints,
+  evaluate,
   runs,
 )
 from tests.test_metrics import random_sets
@@ -108,6 +109,12 @@ def read_lines(workdir):
     json.loads(line)
     for line in (workdir / "metrics.jsonl").read_text().splitlines()
   ]
+
+
+def assert_repeats(line, config, workdir):
+  """Checks that an evaluation gives the numbers of a line of metrics."""
+  metrics = evaluate.evaluate_run(config, workdir)
+  assert {"step": line["step"], "split": "eval", **metrics} == line
 
 
 def assert_equal_trees(a, b):

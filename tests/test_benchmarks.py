@@ -281,7 +281,7 @@ def test_the_benchmarks_of_steps_run(tmp_path):
   for arguments in (
     [
       "benchmarks.steps",
-      "--configs=smoke:clevr6_object_discovery,smoke:clevr_set_prediction",
+      "--configs=smoke:quickstart,smoke:clevr_set_prediction_small",
       "--contenders=jax",
       "--remat_chunk_size=3",
       "--steps_per_dispatch=2",
@@ -289,7 +289,7 @@ def test_the_benchmarks_of_steps_run(tmp_path):
     ],
     [
       "benchmarks.costs",
-      "--config=smoke:tetrominoes_object_discovery",
+      "--config=smoke:quickstart",
     ],
   ):
     subprocess.run(
@@ -394,8 +394,8 @@ def test_every_model_of_the_costs_has_a_config_with_the_same_data():
 @pytest.mark.slow
 def test_the_benchmark_of_rivals_runs(tmp_path):
   arguments = [
-    "--discovery=smoke:tetrominoes_object_discovery",
-    "--sets=smoke:clevr_set_prediction", "--discovery_batch_size=4",
+    "--discovery=smoke:quickstart",
+    "--sets=smoke:clevr_set_prediction_small", "--discovery_batch_size=4",
     "--steps=1", "--rounds=2", f"--data_dir={tmp_path / 'data'}",
     f"--output={tmp_path / 'measured'}",
   ]  # fmt: skip

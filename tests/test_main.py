@@ -1,5 +1,7 @@
 """Tests of the command line and of the configs, each in its own process."""
 
+import importlib
+import inspect
 import json
 import os
 from pathlib import Path
@@ -9,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+import configs
 from configs import smoke as smoke_config
 from slot_attention.data import loading, tetrominoes
 from tests.data.test_image_files import write_folder
@@ -16,15 +19,16 @@ from tests.data.test_originals import write_records
 from tests.data.test_tetrominoes import GENUINE
 
 ROOT = Path(__file__).parents[1]
-# `tests/test_rivals.py` and `tests/test_successors.py` train other models, and
-# `tests/test_validation.py` checks the values of all configs.
+# Configs with an argument, and the small ones, have other values than these.
+# `tests/test_validation.py` checks all values; `tests/test_rivals.py` and
+# `tests/test_successors.py` train other models.
 CONFIGS = [
   pytest.param(name, marks=[pytest.mark.slow] * (name != "quickstart"))
-  for name in sorted(
-    path.stem
-    for path in (ROOT / "configs").glob("*.py")
-    if path.stem not in ("__init__", "smoke")
-  )
+  for name in configs.names()
+  if not name.endswith("_small")
+  and not inspect.signature(
+    importlib.import_module(f"configs.{name}").get_config
+  ).parameters
 ]
 
 
@@ -77,9 +81,7 @@ def test_every_config_trains_evaluates_and_draws(name, tmp_path):
   lines = (workdir / "metrics.jsonl").read_text()
   assert json.loads(lines.splitlines()[-1])["step"] == 6
   assert "fg_ari" in stdout or "ap_0.125" in stdout
-  drawn = {"slot_mlp": "", "dspn": "predictions.png"}
-  drawn |= dict.fromkeys(("iodine", "monet", "nem"), "slots.png")
-  assert drawn.get(name, "attention.png") in stdout
+  assert "attention.png" in stdout
 
 
 @pytest.mark.slow
@@ -95,6 +97,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 from slot_attention.training import sweep
 sweep.SWEPT_ITERATIONS = (1, 4)
+sweep.SWEPT_MORE_SLOTS = (0,)
 """
   swept, _ = run(*arguments, "--mode=sweep", cwd=tmp_path, prelude=prelude)
   assert "sweep.png" in swept

@@ -94,7 +94,7 @@ def _train(config, workdir, on_metrics, start):
   optimizer, schedule = optimizers.from_config(config)
   init_key, slots_key = jax.random.split(jax.random.key(config.seed))
   params = initial.start_from(others, task.init(init_key, data.image_shape))
-  state = TrainState(jnp.int32(0), params, optimizer.init(params))
+  state = TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params))
   state, first_step = _restore(state, config, workdir)
   _check_processes(config, first_step)
   logging.info(
@@ -150,7 +150,7 @@ def _train(config, workdir, on_metrics, start):
       due = _due(config, step, stop)
 
       if any(due):
-        values = np.concatenate(jax.device_get(parallel.unreplicate(losses)))
+        values = np.concatenate(parallel.on_host(losses))
         losses.clear()
         if not np.isfinite(values).all():
           bad_step = step - len(values) + 1 + int(np.isnan(values).argmax())

@@ -194,7 +194,7 @@ def take_steps(path):
   np.savez(
     path,
     *jax.tree.leaves(parallel.unreplicate(state.params)),
-    losses=parallel.unreplicate(losses),
+    losses=parallel.on_host(losses),
     num_reductions=len(reduced),
     reduced_bytes=4 * sum(sizes),
   )

@@ -32,8 +32,8 @@ def test_pictures_are_drawn_at_every_evaluation(config, tmp_path, monkeypatch):
   assert drawn == [(3, names), (6, names)]
 
 
-def test_evaluation_can_change_data_k_and_t(config, tmp_path):
-  losses = {train.train(config, tmp_path)["loss"]}
+def test_evaluation_can_change_data_k_and_t(config, finished_run, tmp_path):
+  losses = {finished_run(tmp_path)["loss"]}
   for field, value in (
     ("data.procedural.seed", 1),
     ("model.slot_attention.num_slots", 6),
@@ -46,12 +46,12 @@ def test_evaluation_can_change_data_k_and_t(config, tmp_path):
 
 
 def test_every_evaluation_has_a_folder_and_says_what_it_evaluated(
-  config, tmp_path, capsys
+  config, finished_run, tmp_path, capsys
 ):
   def metrics_of(folder):
     return json.loads((tmp_path / folder / "metrics.json").read_text())
 
-  train.train(config, tmp_path)
+  finished_run(tmp_path)
   first = metrics_of("eval_tetrominoes_procedural")
   assert (first["num_slots"], first["num_iterations"]) == (4, 2)
   assert first["changed"] == {}
@@ -76,8 +76,10 @@ def test_every_evaluation_has_a_folder_and_says_what_it_evaluated(
   assert len(folders) == 4 and max(map(len, folders)) < 120
 
 
-def test_evaluation_does_not_depend_on_the_batch_size(config, tmp_path):
-  first = train.train(config, tmp_path)
+def test_evaluation_does_not_depend_on_the_batch_size(
+  config, finished_run, tmp_path
+):
+  first = finished_run(tmp_path)
   config.eval_batch_size = 8
   again = evaluate.evaluate_run(config, tmp_path)
   assert again == pytest.approx(first, abs=1e-5)
@@ -100,8 +102,10 @@ def test_object_discovery_works_without_masks(config, tmp_path, short_sweeps):
   assert not (folder / "sweep.png").exists()
 
 
-def test_a_line_that_was_cut_off_does_not_hinder_evaluation(config, tmp_path):
-  metrics = train.train(config, tmp_path)
+def test_a_line_that_was_cut_off_does_not_hinder_evaluation(
+  config, finished_run, tmp_path
+):
+  metrics = finished_run(tmp_path)
   lines = writers.read(tmp_path)
   with (tmp_path / writers.METRICS).open("a") as file:
     file.write('{"step": 9, "spl')
@@ -109,8 +113,10 @@ def test_a_line_that_was_cut_off_does_not_hinder_evaluation(config, tmp_path):
   assert evaluate.evaluate_run(config, tmp_path) == pytest.approx(metrics)
 
 
-def test_a_finished_run_is_evaluated_again_without_training(config, tmp_path):
-  first = train.train(config, tmp_path)
+def test_a_finished_run_is_evaluated_again_without_training(
+  config, finished_run, tmp_path
+):
+  first = finished_run(tmp_path)
   lines = read_lines(tmp_path)
   assert train.train(config, tmp_path) == first
   assert evaluate.evaluate_run(config, tmp_path) == first

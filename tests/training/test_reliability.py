@@ -165,10 +165,10 @@ DAMAGES = {
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-  config, tmp_path, caplog
+  config, finished_run, tmp_path, caplog
 ):
   whole = tmp_path / "whole"
-  train.train(config, whole)
+  finished_run(whole)
   newest = runs.load(whole)
   assert newest.step == 6
   for name, damage in DAMAGES.items():
@@ -193,13 +193,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert largest(aside)
 
 
-def test_no_flipped_bit_is_taken_for_a_number(config, tmp_path):
+def test_no_flipped_bit_is_taken_for_a_number(config, finished_run, tmp_path):
   """Flips random bits of random files of the newest checkpoint.
 
   The restored parameters are the same, if the bit has no meaning, or those of
   the checkpoint before.
   """
-  train.train(config, tmp_path / "whole")
+  finished_run(tmp_path / "whole")
   params = {6: runs.load(tmp_path / "whole").params}
   workdir = Path(shutil.copytree(tmp_path / "whole", tmp_path / "flipped"))
   shutil.move(workdir / "checkpoints" / "6", tmp_path / "6")
@@ -224,8 +224,10 @@ def test_no_flipped_bit_is_taken_for_a_number(config, tmp_path):
   assert set(found) == {3, 6}
 
 
-def test_if_all_checkpoints_are_damaged_nothing_is_changed(config, tmp_path):
-  train.train(config, tmp_path / "run")
+def test_if_all_checkpoints_are_damaged_nothing_is_changed(
+  config, finished_run, tmp_path
+):
+  finished_run(tmp_path / "run")
   for folder in (tmp_path / "run" / "checkpoints").iterdir():
     truncate(largest(folder / "params"))
   before = contents(tmp_path / "run")
@@ -240,8 +242,10 @@ def test_if_all_checkpoints_are_damaged_nothing_is_changed(config, tmp_path):
     assert contents(tmp_path / "run") == before
 
 
-def test_going_on_with_another_model_names_the_parameter(config, tmp_path):
-  train.train(config, tmp_path)
+def test_going_on_with_another_model_names_the_parameter(
+  config, finished_run, tmp_path
+):
+  finished_run(tmp_path)
   config.model.slot_attention.mlp_hidden_size = 8
   runs.save_config(tmp_path, config)
   config.num_steps = 9
@@ -286,10 +290,10 @@ def fill(disk):
   ],
 )
 def test_a_full_disk_leaves_the_earlier_checkpoints_intact(
-  config, tmp_path, small_disk, monkeypatch, module, name, words
+  config, finished_run, tmp_path, small_disk, monkeypatch, module, name, words
 ):
   """The disk is full before the second checkpoint or the first metric."""
-  train.train(config, tmp_path / "whole")
+  finished_run(tmp_path / "whole")
   workdir = small_disk / "run"
   config.num_steps = 3
   train.train(config, workdir)
@@ -363,10 +367,13 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(
   assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
 
 
-def test_two_runs_in_one_folder_are_refused(config, tmp_path, monkeypatch):
-  train.train(config, tmp_path)
-  config.num_steps = 9
+def test_two_runs_in_one_folder_are_refused(
+  config, finished_run, tmp_path, monkeypatch
+):
+  finished_run(tmp_path)
+  runs.save_config(tmp_path, config)
   before = contents(tmp_path)
+  config.num_steps = 9
   with (
     runs.lock(tmp_path),
     monkeypatch.context() as context,

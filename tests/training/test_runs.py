@@ -16,8 +16,8 @@ from slot_attention.training import (
 )
 
 
-def test_load_run_gives_config_task_and_params(config, tmp_path):
-  train.train(config, tmp_path)
+def test_load_run_gives_config_task_and_params(config, finished_run, tmp_path):
+  finished_run(tmp_path)
   run = runs.load(tmp_path)
   assert run.config == config  # With tuples, which JSON does not have.
   assert run.step == 6
@@ -36,8 +36,10 @@ def test_load_run_gives_config_task_and_params(config, tmp_path):
   assert outputs["masks"].shape == (2, 5, 12, 12, 1)
 
 
-def test_another_config_in_the_same_workdir_is_refused(config, tmp_path):
-  train.train(config, tmp_path)
+def test_another_config_in_the_same_workdir_is_refused(
+  config, finished_run, tmp_path
+):
+  finished_run(tmp_path)
   before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
   config.seed = 1
   config.model.encoder.features = (4,)
@@ -51,14 +53,18 @@ def test_another_config_in_the_same_workdir_is_refused(config, tmp_path):
   assert before == after
 
 
-def test_processes_may_find_the_original_in_different_places(config, tmp_path):
-  train.train(config, tmp_path)
+def test_processes_may_find_the_original_in_different_places(
+  config, finished_run, tmp_path
+):
+  finished_run(tmp_path)
   config.data.path = "elsewhere.tfrecords"
   runs.claim(tmp_path, config)
 
 
-def test_a_run_that_goes_on_with_other_data_warns(config, tmp_path, caplog):
-  train.train(config, tmp_path)
+def test_a_run_that_goes_on_with_other_data_warns(
+  config, finished_run, tmp_path, caplog
+):
+  finished_run(tmp_path)
   # As if an option were newer than the run.
   path = tmp_path / "data.json"
   description = json.loads(path.read_text())
@@ -80,9 +86,9 @@ def test_a_run_that_goes_on_with_other_data_warns(config, tmp_path, caplog):
 
 
 def test_a_model_that_does_not_fit_the_checkpoint_names_the_parameter(
-  config, tmp_path
+  config, finished_run, tmp_path
 ):
-  train.train(config, tmp_path)
+  finished_run(tmp_path)
   config.model.slot_attention.mlp_hidden_size = 8
   with pytest.raises(ValueError) as error:
     evaluate.evaluate_run(config, tmp_path)

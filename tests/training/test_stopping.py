@@ -17,9 +17,9 @@ from tests.runs import (
 
 
 def test_sigterm_saves_and_the_run_goes_on_from_there(
-  config, tmp_path, monkeypatch
+  config, finished_run, tmp_path, monkeypatch
 ):
-  train.train(config, tmp_path / "whole")
+  finished_run(tmp_path / "whole")
   make_train_step = train.make_train_step
   steps = []
 

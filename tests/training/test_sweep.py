@@ -30,9 +30,9 @@ def test_learned_slots_are_swept_as_far_as_they_were_learned(
 
 
 def test_images_with_unknown_objects_are_swept_over_t_and_k(
-  config, tmp_path, monkeypatch, short_sweeps
+  config, finished_run, tmp_path, monkeypatch, short_sweeps
 ):
-  train.train(config, tmp_path)
+  finished_run(tmp_path)
   monkeypatch.setattr(store.Split, "knows_objects", False)
   rows = sweep.sweep_run(config, tmp_path)
   assert {row["sweep"] for row in rows} == {"iterations", "more_slots"}

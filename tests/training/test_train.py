@@ -21,7 +21,6 @@ from slot_attention.training import (
 )
 from tests.runs import (
   USE_MODEL,
-  USE_RIVAL,
   assert_equal_trees,
   final_state,
   read_lines,
@@ -172,10 +171,8 @@ def test_one_device_and_four_give_the_same_numbers(
   [
     (use_slot_attention, "adam"),
     pytest.param(use_slot_attention, "muon", marks=pytest.mark.slow),
-    *(
-      pytest.param(use_model, "adam", marks=pytest.mark.slow)
-      for use_model in (*USE_RIVAL, use_adaptive_invariant)
-    ),
+    # Its training is noisy.
+    pytest.param(use_adaptive_invariant, "adam", marks=pytest.mark.slow),
     pytest.param(use_savi, "muon", marks=pytest.mark.slow),
   ],
 )
