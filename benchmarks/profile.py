@@ -150,6 +150,8 @@ def main(arguments: Sequence[str]) -> None:
       " --xla_dump_hlo_as_text --xla_cpu_enable_xprof_traceme=true"
     )
     jax.config.update("jax_platforms", "cpu")
+    # XLA does not dump a program that comes from the cache.
+    jax.config.update("jax_enable_compilation_cache", False)
     works, _, _ = jax_worker.make(specification)
     shares = {
       name: profile(works[name], Path(dump))
