@@ -72,11 +72,12 @@ def check_error(stderr, *words):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_trains_evaluates_and_draws(name, tmp_path):
+def test_every_config_trains_evaluates_and_draws(name, data_dir, tmp_path):
   if name == "image_folder_object_discovery":
     folder = tmp_path / "images"
     write_folder(folder / "images", 64, masks=folder / "masks")
-  stdout, _ = run(*smoke(name, tmp_path), cwd=tmp_path)
+  arguments = [*smoke(name, tmp_path), f"--config.data.data_dir={data_dir}"]
+  stdout, _ = run(*arguments, cwd=tmp_path)
   workdir = tmp_path / "runs" / f"smoke_{name}"
   lines = (workdir / "metrics.jsonl").read_text()
   assert json.loads(lines.splitlines()[-1])["step"] == 6

@@ -36,7 +36,7 @@ from tests.runs import (
   use_slot_mlp,
 )
 
-NUM_CHANGES = 200
+NUM_CHANGES = 120
 VALUES = (
   None, "", "nothing", True, False, -1, 0, 1, 2, 3, 5, 300, 2**40, -0.5, 0.0,
   0.5, 3.0, math.nan, math.inf, (), (0,), (1,), (2, 2), (16, 16), (1, 1, 1, 1),
@@ -141,7 +141,7 @@ def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
     else:
       outcomes["runs"].append(what)
   assert not outcomes["fails"], "\n".join(outcomes["fails"])
-  assert len(outcomes["runs"]) > 10 and len(outcomes["is refused"]) > 100
+  assert len(outcomes["runs"]) > 5 and len(outcomes["is refused"]) > 60
 
 
 @pytest.mark.parametrize(
