@@ -25,13 +25,14 @@ def load_without_newer_fields(name, workdir):
   """
   config = json.loads((pretrained.WEIGHTS / name / "config.json").read_text())
   for section in config["model"].values():
-    for field in (
-      "temperature",
-      "remat_chunk_size",
-      "use_position_embedding",
-      "input_scale",
+    for field, default in (
+      ("temperature", "sqrt_d"),
+      ("remat_chunk_size", 0),
+      ("use_position_embedding", True),
+      ("input_scale", 1.0),
     ):
-      section.pop(field, None)
+      if section.get(field) == default:
+        del section[field]
   (workdir / "config.json").write_text(json.dumps(config))
   return runs.load_config(workdir)
 
