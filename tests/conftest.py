@@ -88,9 +88,9 @@ def _config(data_dir, small_data):
 
 @pytest.fixture(name="finished_run", scope="session")
 def _finished_run(data_dir, tmp_path_factory):
-  """Returns a function that makes a folder that of a finished run of `config`.
+  """Returns a function that copies a finished run of `config` to a folder.
 
-  It returns the run's metrics. The run is made once and then copied.
+  The function returns the run's metrics. The run is trained only once.
   """
   finished = tmp_path_factory.mktemp("finished")
   metrics = train.train(make_config(data_dir), finished)

@@ -395,3 +395,16 @@ def test_every_process_takes_its_own_part_of_the_batch(monkeypatch):
   np.testing.assert_array_equal(
     np.concatenate(parts), np.arange(12).reshape(6, 2)
   )
+
+
+def test_what_consumes_replicated_arrays_leaves_the_originals_as_they_are():
+  originals = [jnp.full(size, 5.0) for size in (3, 64, 100_000)]
+  copies = parallel.replicate(originals)
+  others = parallel.replicate(originals)
+  negate = parallel.data_parallel(lambda x: jax.tree.map(jnp.negative, x), (0,))
+  for _ in range(3):
+    copies = negate(copies)
+  for array in (*originals, *jax.tree.leaves(others)):
+    np.testing.assert_array_equal(array, 5)
+  for array in parallel.on_host(copies):
+    np.testing.assert_array_equal(array, -5)

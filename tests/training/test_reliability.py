@@ -419,7 +419,7 @@ def test_twenty_thousand_steps_take_no_more_memory_and_files(
   devices = jax.local_devices()[:1]
   monkeypatch.setattr(jax, "local_devices", lambda: devices)
   monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-  config.data_placement = "host"  # Threads read the batches ahead.
+  config.data_placement = "host"  # A thread reads batches ahead.
   config.num_steps = 20_000
   config.log_every = 100
   config.eval_every = config.checkpoint_every = 500

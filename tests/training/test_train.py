@@ -171,7 +171,7 @@ def test_one_device_and_four_give_the_same_numbers(
   [
     (use_slot_attention, "adam"),
     pytest.param(use_slot_attention, "muon", marks=pytest.mark.slow),
-    # Its training is noisy.
+    # Its training draws noise.
     pytest.param(use_adaptive_invariant, "adam", marks=pytest.mark.slow),
     pytest.param(use_savi, "muon", marks=pytest.mark.slow),
   ],
