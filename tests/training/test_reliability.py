@@ -47,10 +47,15 @@ def contents(folder):
   }
 
 
+def newest_step(workdir):
+  """Returns the step of the newest checkpoint, or 0 if there is none."""
+  names = [path.name for path in workdir.glob("checkpoints/*")]
+  return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 def digests(workdir):
   """Returns step and checksums of the newest checkpoint."""
-  names = [path.name for path in (workdir / "checkpoints").iterdir()]
-  step = max(int(name) for name in names if name.isdecimal())
+  step = newest_step(workdir)
   metadata = workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
   return step, json.loads(metadata.read_text())["custom_metadata"]
 
@@ -87,25 +92,34 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
 ):
   """Compares parameters, optimiser and metrics bit for bit.
 
-  The kills come at random times during preparation, compilation, training,
-  evaluation and saving. Every third kill is a SIGTERM.
+  The kills come at random times after the first output, after the start of
+  the training, and (half of them) after a new checkpoint. So they come during
+  preparation, compilation, training, evaluation and saving. Every third kill is
+  a SIGTERM.
   """
-  num_kills, num_steps = 12, 400
+  num_kills, num_steps = 12, 300
   with (tmp_path / "log").open("w") as log:
     assert start(tmp_path, "whole", num_steps, log).wait() == 0
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
   rng = np.random.default_rng(num_kills)
   begun = []
   for i in range(num_kills):
     path = tmp_path / f"log_{i}"
+    step = newest_step(killed)
     with path.open("w") as log:
       process = start(tmp_path, "killed", num_steps, log)
-      # Waits for the first output, or for the start of training.
-      sign = "from step " if i % 4 else ""
-      while process.poll() is None and not (
-        path.stat().st_size and sign in path.read_text()
+      while (
+        process.poll() is None
+        and not (
+          path.stat().st_size,
+          "from step " in path.read_text(),
+          newest_step(killed) > step,
+          newest_step(killed) > step,
+        )[i % 4]
       ):
         time.sleep(0.01)
-      time.sleep(rng.uniform(0, 4 if i else 0.1))
+      # Preparation is quick, and so are steps.
+      time.sleep(rng.uniform(0, (4 if i else 0.1, 4, 1, 1)[i % 4]))
       terminate = i % 3 == 1
       process.send_signal(signal.SIGTERM if terminate else signal.SIGKILL)
       code = process.wait()
@@ -123,7 +137,6 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
       tmp_path / "log"
     ).read_text()
 
-  whole, killed = tmp_path / "whole", tmp_path / "killed"
   assert digests(killed) == digests(whole) and digests(whole)[0] == num_steps
   assert_equal_trees(runs.load(killed).params, runs.load(whole).params)
   lines = (killed / "metrics.jsonl").read_text()
@@ -131,7 +144,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
   assert len(lines.splitlines()) == num_steps + num_steps // 10
   report = "eval_tetrominoes_procedural/metrics.json"
   assert (killed / report).read_text() == (whole / report).read_text()
-  # Some kills were in the middle of the training.
+  # Half of the kills were in the middle of the training.
   assert len({step for step in begun if 0 < step < num_steps}) > 2, begun
 
 
