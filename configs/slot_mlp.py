@@ -7,10 +7,10 @@ Paper: average precision 19.8 / 0.3 / 0.0 % on CLEVR10 at distances inf / 0.5 /
 0.25; foreground ARI 60.4 +- 6.6 % on CLEVR6, 60.3 +- 1.8 % on Multi-dSprites,
 25.1 +- 34.3 % on Tetrominoes.
 Measured here, --config.seed=0 to 2: on the three squares of the quickstart,
-21.8 +- 21.3 %, see docs/results.md; on small Tetrominoes 38.9, 8.0 and 27.1 %,
-and, with seeds 0 and 1, 47.1 and 69.3 % on small Multi-dSprites and 58.8 and
-60.9 % on small CLEVR, see results/table1_small.md; on small CLEVR, AP 1.6, 1.7
-and 3.8 % at distance inf, see results/table3_small.md.
+21.8 +- 21.3 %, see results/earlier/README.md; on small Tetrominoes 38.9, 8.0
+and 27.1 %, and, with seeds 0 and 1, 47.1 and 69.3 % on small Multi-dSprites and
+58.8 and 60.9 % on small CLEVR, see results/table1_small.md; on small CLEVR, AP
+1.6, 1.7 and 3.8 % at distance inf, see results/table3_small.md.
 """
 
 from ml_collections import ConfigDict

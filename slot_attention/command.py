@@ -306,7 +306,8 @@ def _with_config_file(arguments):
 def _config_file(name):
   """Returns the file of a config, given as a file or as a name.
 
-  Either may be followed by :ARGUMENT, as in smoke:quickstart.
+  A name may end in .py. All may be followed by :ARGUMENT, as in
+  smoke:quickstart.
   """
   import_configs()  # For the configs that import others.
   file, colon, argument = name.partition(":")
@@ -317,10 +318,11 @@ def _config_file(name):
     for folder in (_CONFIGS, Path("configs"))
     for path in folder.glob("[!_]*.py")
   }
-  if file not in files:
+  stem = file.removesuffix(".py")
+  if stem not in files:
     hint = nearest(Path(file).stem, files) or f" ({', '.join(sorted(files))})"
     raise UsageError(f"there is no config {file}{hint}")
-  return f"{files[file]}{colon}{argument}"
+  return f"{files[stem]}{colon}{argument}"
 
 
 def _unknown_field(arguments, error):

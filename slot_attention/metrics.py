@@ -228,8 +228,7 @@ def average_precision(
 
   Predictions of equal confidence keep their order: by image, then by slot. The
   official code sorts by NumPy's default algorithm, which leaves the order of
-  equal values undefined. Where sigmoids saturate at 1, this changes AP by up to
-  0.6 points.
+  equal values undefined. This matters where sigmoids saturate at 1.
 
   Args:
     predictions: [B, K, 19], in [0, 1].

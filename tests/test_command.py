@@ -194,7 +194,8 @@ def parse(*arguments):
 
 
 @pytest.mark.parametrize(
-  "name", ["smoke:quickstart", "configs/smoke.py:quickstart"]
+  "name",
+  ["smoke:quickstart", "smoke.py:quickstart", "configs/smoke.py:quickstart"],
 )
 def test_a_config_is_given_as_a_name_or_as_a_file(name):
   for arguments in ([f"--config={name}"], ["--config", name]):

@@ -151,7 +151,8 @@ def _missing(record, experiment):
       rows[config].append(row.label)
   names = []
   for config, labels in rows.items():
-    names += [config] if labels == configs[config] else labels
+    whole = labels == configs[config]
+    names += [config] if whole else [f"{x} on {config}" for x in labels]
   return "".join(f"; {name} not yet" for name in names)
 
 

@@ -735,5 +735,6 @@ def test_the_page_names_the_rows_and_configs_that_are_missing(tmp_path):
   link = "see [ablations_small](ablations_small.md)"
   sets = "clevr_set_prediction_small not yet"
   assert f"| Residual MLP | not yet | {link}; {sets} |" in text
-  assert f"| Update function | not yet | {link}; no GRU not yet; {sets}" in text
-  assert "; Update function: no GRU not yet" in text
+  gru = "no GRU on tetrominoes_small not yet"
+  assert f"| Update function | not yet | {link}; {gru}; {sets}" in text
+  assert f"; Update function: {gru}" in text
