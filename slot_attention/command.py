@@ -43,6 +43,7 @@ from slot_attention.checks import nearest
 
 _FAILED, _BAD_USAGE = 1, 2
 _INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again".
+_CONFIG_FLAGS = ("--config", "-config")
 
 # The configs are beside this package in a clone, and inside of it where it is
 # installed (see pyproject.toml).
@@ -226,11 +227,11 @@ class _IntegersParser(flags.ArgumentParser):
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
   """Runs a command on this process' arguments and ends with its exit code."""
-  # The flags of absl's own are not used, but its log asks for them.
+  # absl.logging reads absl's own flags, which are not used here.
   flags.FLAGS.mark_as_parsed()
   logging.use_absl_handler()
   logging.get_absl_handler().addFilter(_is_worth_reading)
-  # What fails in a thread of Orbax is raised again where it is waited for.
+  # Orbax raises the errors of its threads again where it waits for them.
   threading.excepthook = sys.unraisablehook = _log_error_elsewhere
   # Training, and JAX in a cluster, catch SIGTERM by themselves.
   signal.signal(signal.SIGTERM, _interrupt)
@@ -295,9 +296,10 @@ def _with_config_file(arguments):
   """Returns the arguments with the file of a config instead of its name."""
   result = []
   for i, argument in enumerate(arguments):
-    if argument.startswith("--config="):
-      argument = f"--config={_config_file(argument.partition('=')[2])}"
-    elif i and arguments[i - 1] == "--config":
+    flag, is_joined, name = argument.partition("=")
+    if flag in _CONFIG_FLAGS and is_joined:
+      argument = f"{flag}={_config_file(name)}"
+    elif i and arguments[i - 1] in _CONFIG_FLAGS:
       argument = _config_file(argument)
     result.append(argument)
   return result

@@ -20,7 +20,10 @@ def write(path: Path, content: str | bytes) -> None:
   data = content.encode() if isinstance(content, str) else content
   partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}.partial")
   try:
-    partial.write_bytes(data)
+    with partial.open("wb") as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())  # A power failure leaves no empty file.
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
@@ -29,3 +32,16 @@ def write(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
   """Writes a JSON file with a line for each value, see `write`."""
   write(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    ValueError: names the file if it is damaged.
+    FileNotFoundError: if there is none.
+  """
+  try:
+    return json.loads(path.read_bytes())
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged: {error}") from error

@@ -193,8 +193,8 @@ def agree_to_stop(stop: bool, dispatch: int) -> bool:
   Args:
     stop: whether this process asks all to stop.
     dispatch: number of finished dispatches. It must grow by one with each call,
-      because JAX stops at exactly the number after the last that any process
-      has reached.
+      because JAX picks the number after the highest that any process has
+      reached, and the processes would run past a number that they skip.
   """
   if jax.process_count() == 1:
     return stop

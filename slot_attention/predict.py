@@ -3,8 +3,9 @@
   python -m slot_attention.predict --workdir=runs/quickstart photo.png
   python -m slot_attention.predict --pretrained=quickstart a.png b.jpg --to=out
 
-Images may have any size. They are cropped, if the run's data was, and resized
-as in training. The command writes into the folder TO/NAME of every image:
+Images may have any size. They are cropped and resized as in training, and get
+the contrast of its images. The command writes into the folder TO/NAME of every
+image:
 
   slots.png          object discovery: the slots, as in Figure 3a
   segments.png       object discovery: the slot of every pixel, counted from 1;
@@ -27,7 +28,13 @@ import numpy as np
 import PIL.Image
 
 from slot_attention import command, files, pretrained, tasks, visualization
-from slot_attention.data import clevr, datasets, image_files, store
+from slot_attention.data import (
+  clevr,
+  clevr_scenes,
+  datasets,
+  image_files,
+  store,
+)
 from slot_attention.metrics import (
   CATEGORIES,
   COORDINATE_RANGE,
@@ -65,7 +72,7 @@ def crop(
 def frame(
   config: ml_collections.ConfigDict, images: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """Crops and resizes images in the way of a run's data.
+  """Crops, resizes and stretches images in the way of a run's data.
 
   Args:
     config: of the run.
@@ -85,8 +92,14 @@ def frame(
     rows, columns = crop(config, *image.shape[:2])
     part = image[None, rows, columns]
     framed.append(clevr.frame(part, crop=False, image_size=height)[0])
+  levels = {
+    name: config.data.procedural[name]
+    for name in ("black_level", "white_level")
+    if config.data.source == "procedural" and name in config.data.procedural
+  }
+  framed = clevr_scenes.stretch(np.stack(framed), **levels)
   ids = np.arange(len(images), dtype=np.int32)
-  split = store.Split({"images": np.stack(framed)}, ids, channels == 1)
+  split = store.Split({"images": framed}, ids, channels == 1)
   return {**split.take(ids), "example_ids": ids}
 
 

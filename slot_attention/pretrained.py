@@ -237,9 +237,17 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_choice(
     "dtype", "float32", DTYPES, "How to store it; float16 is half as large."
   )
-  flags.define_string("to", str(WEIGHTS), "Folder of all weights.")
+  flags.define_string(
+    "to",
+    str(WEIGHTS),
+    "Folder of all weights. Only those in the default folder have a name for"
+    " --pretrained.",
+  )
   flags.parse(arguments)
   if flags.export is None:
+    for name in ("workdir", "command", "hardware", "date", "dtype", "to"):
+      if flags[name].present:
+        raise command.UsageError(f"--{name} is for --export=NAME")
     for name in names():
       _print(load_card(name))
     return

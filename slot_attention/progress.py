@@ -13,6 +13,10 @@ class _Bar(tqdm.tqdm):
       self.unpause()
     return super().update(n)
 
+  def set_postfix(self, **values):
+    """Shows values from the next update on, so it draws no line of its own."""
+    super().set_postfix(refresh=False, **values)
+
 
 def progress_bar(
   *, total: int, desc: str, unit: str, initial: int = 0, disable: bool = False

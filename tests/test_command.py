@@ -198,7 +198,11 @@ def parse(*arguments):
   ["smoke:quickstart", "smoke.py:quickstart", "configs/smoke.py:quickstart"],
 )
 def test_a_config_is_given_as_a_name_or_as_a_file(name):
-  for arguments in ([f"--config={name}"], ["--config", name]):
+  for arguments in (
+    [f"--config={name}"],
+    ["--config", name],
+    [f"-config={name}"],
+  ):
     flags = parse(*arguments, "--config.num_steps=7", "--seeds=3,1")
     assert flags.config.num_steps == 7
     assert flags.config.data.name == "tetrominoes"

@@ -303,7 +303,8 @@ def test_a_converted_run_can_be_trained_on(converted, recipe, tmp_path):
     workdir,
     {"params": run.params, "optimizer": optimizer.init(run.params)},
   )
-  assert step == run.step
+  assert step == run.step == 499_999
+  assert optimizers.num_updates(items["optimizer"]) == 0
   jax.tree.map(
     np.testing.assert_array_equal,
     items["optimizer"],

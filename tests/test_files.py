@@ -1,7 +1,7 @@
 """Tests of writing files whole."""
 
 import errno
-from pathlib import Path
+import os
 
 import pytest
 
@@ -13,14 +13,22 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
   files.write(path, "\u00e9")
   assert path.read_bytes() == b"\xc3\xa9"
   files.write(path, b"old")
-  write_bytes = Path.write_bytes
 
-  def fill_the_disk(self, data):
-    write_bytes(self, data[:1])
+  def fill_the_disk(descriptor):
     raise OSError(errno.ENOSPC, "No space left on device")
 
-  monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
+  monkeypatch.setattr(os, "fsync", fill_the_disk)
   with pytest.raises(OSError, match="No space left"):
     files.write(path, "new")
   assert [x.name for x in tmp_path.iterdir()] == ["a.json"]
   assert path.read_text() == "old"
+
+
+def test_a_damaged_json_file_is_named(tmp_path):
+  path = tmp_path / "a.json"
+  files.write_json(path, {"a": [1]})
+  assert files.read_json(path) == {"a": [1]}
+  for content in (b"", b"{", b"\xff"):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a.json is damaged"):
+      files.read_json(path)

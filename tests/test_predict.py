@@ -114,6 +114,14 @@ def test_images_are_framed_as_those_of_the_training():
   assert (segments[29:221, 64:256] == 3).all()
   assert np.count_nonzero(segments) == 192 * 192
 
+  # Small CLEVR stretches the values from 24 to 125.
+  config = pretrained.load("clevr_small").config
+  batch = predict.frame(config, [np.full((240, 320, 3), 75, np.uint8)])
+  assert (batch["images"] == round(255 * (75 - 24) / (125 - 24))).all()
+  config.data.source = "original"
+  batch = predict.frame(config, [np.full((240, 320, 3), 75, np.uint8)])
+  assert (batch["images"] == 75).all()
+
   config = multi_dsprites_object_discovery.get_config()
   batch = predict.frame(config, [noise(64, 64, 3), noise(9, 200, 3)])
   np.testing.assert_array_equal(batch["images"][0], noise(64, 64, 3))

@@ -155,6 +155,8 @@ def test_what_is_exported_is_evaluated_and_loaded(
 def test_bad_exports_say_what_is_wrong(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="also needs --workdir, --command"):
     pretrained.main(["--export=mine"])
+  with pytest.raises(ValueError, match="--to is for --export=NAME"):
+    pretrained.main([f"--to={tmp_path}"])
   with pytest.raises(ValueError, match="name='mine' is not one of .*quickst"):
     pretrained.load("mine")
   workdir = make_run(tmp_path / "run", "quickstart")

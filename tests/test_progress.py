@@ -15,6 +15,15 @@ def test_the_rate_leaves_out_the_time_that_the_first_step_compiles(capsys):
   assert "3/5" in capsys.readouterr().err
 
 
+def test_a_log_file_has_few_lines(capsys):
+  with progress_bar(total=100, desc="training", unit="step") as bar:
+    for step in range(100):
+      bar.update()
+      bar.set_postfix(loss=step)
+  output = capsys.readouterr().err
+  assert output.count("\r") <= 3 and "loss=99" in output
+
+
 def test_a_bar_that_is_not_shown_prints_nothing(capsys):
   """As in every process but the first."""
   with progress_bar(total=5, desc="training", unit="step", disable=True) as bar:

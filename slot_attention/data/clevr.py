@@ -3,7 +3,8 @@
 Letters in shapes: N images, M rows for objects, P = 19 numbers per object.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,11 @@ PROPERTIES = {
     "gray", "blue", "brown", "yellow", "red", "green", "purple", "cyan",
   ),
 }  # fmt: skip
+# The number of each class in the targets.
+CLASS_NUMBERS = {
+  name: {class_: number for number, class_ in enumerate(classes)}
+  for name, classes in PROPERTIES.items()
+}
 MAX_OBJECTS = 10
 TARGET_SIZE = 3 + sum(len(classes) for classes in PROPERTIES.values()) + 1
 
@@ -47,6 +53,27 @@ def encode_targets(
     parts.append(np.eye(len(names), dtype=np.float32)[classes[name]])
   parts.append(np.ones((*is_object.shape, 1), np.float32))
   return np.concatenate(parts, -1) * is_object[..., None].astype(np.float32)
+
+
+def encode_scene(objects: Sequence[Mapping[str, Any]]) -> np.ndarray:
+  """Encodes the objects of one scene as targets, float32 [10, 19].
+
+  Args:
+    objects: dicts with 3d_coords and the name of the class of each property, as
+      in CLEVR's files of scenes.
+
+  Raises:
+    LookupError, TypeError, ValueError: if an object is not like this, or if
+      there are more than `MAX_OBJECTS`.
+  """
+  coords = np.zeros((1, MAX_OBJECTS, 3), np.float32)
+  classes = {name: np.zeros((1, MAX_OBJECTS), int) for name in PROPERTIES}
+  for place, item in enumerate(objects):
+    coords[0, place] = item["3d_coords"]
+    for name, numbers in CLASS_NUMBERS.items():
+      classes[name][0, place] = numbers[item[name]]
+  is_object = np.arange(MAX_OBJECTS)[None] < len(objects)
+  return encode_targets(coords, classes, is_object)[0]
 
 
 def frame(images: np.ndarray, *, crop: bool, image_size: int) -> np.ndarray:

@@ -11,17 +11,18 @@ Objects outside the crop keep their targets. The crop is central in the images
 with masks, 320x240, and not in those of CLEVR_v1.0, 480x320.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 import concurrent.futures
 import itertools
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
 
 from slot_attention.data import clevr, multi_object_records
+from slot_attention.metrics import REAL_OBJECT
 
 CHUNK_SIZE = 64
 # The official code sets the first training examples aside.
@@ -43,12 +44,6 @@ RECORD_CLASSES = {
     "red", "cyan", "green", "blue", "brown", "gray", "purple", "yellow",
   ),
 }  # fmt: skip
-
-# Class name to its index in the targets.
-_NUMBERS = {
-  name: {class_: number for number, class_ in enumerate(classes)}
-  for name, classes in clevr.PROPERTIES.items()
-}
 
 Chunk = dict[str, np.ndarray]
 
@@ -224,6 +219,13 @@ def _read_parts(path, parts, start, stop, crop, image_size):
         segments = _decode(pool, [example.mask for example in chunk], "L")
         if segments.shape != images.shape[:-1]:
           raise ValueError(f"{chunk[0].mask} and its image differ in size")
+        for example, numbers in zip(chunk, segments):
+          num_objects = example.target[:, REAL_OBJECT].sum()
+          if numbers.max() > num_objects:
+            raise ValueError(
+              f"{example.mask} has the object {numbers.max()}, but the scene"
+              f" has only {num_objects:.0f} objects"
+            )
       targets = np.stack([example.target for example in chunk])
       yield _framed(images, targets, segments, crop, image_size)
 
@@ -254,7 +256,7 @@ def _examples(part):
       _Example(
         image=part.images / scene["image_filename"],
         mask=part.masks / scene[part.mask_field] if has_masks else None,
-        target=_scene_target(scene["objects"]),
+        target=clevr.encode_scene(scene["objects"]),
       )
       for scene in scenes[part.num_aside :]
     ]
@@ -263,24 +265,6 @@ def _examples(part):
       f"{part.scenes} is not a readable file of CLEVR scenes: it is truncated,"
       f" damaged or of another data set ({error!r})"
     ) from error
-
-
-def _scene_target(objects: Sequence[Mapping[str, Any]]) -> np.ndarray:
-  """Encodes the objects of one scene as targets, float32 [10, 19].
-
-  Args:
-    objects: dicts with 3d_coords and the class name of each property.
-  """
-  coords = np.zeros((1, clevr.MAX_OBJECTS, 3), np.float32)
-  classes = {
-    name: np.zeros((1, clevr.MAX_OBJECTS), int) for name in clevr.PROPERTIES
-  }
-  for place, item in enumerate(objects):
-    coords[0, place] = item["3d_coords"]
-    for name, numbers in _NUMBERS.items():
-      classes[name][0, place] = numbers[item[name]]
-  is_object = np.arange(clevr.MAX_OBJECTS)[None] < len(objects)
-  return clevr.encode_targets(coords, classes, is_object)[0]
 
 
 def _decode(pool, paths, mode):
@@ -320,7 +304,7 @@ def _read_builder(tf, tfds, builder, start, stop, crop, image_size):
     while chunk := list(itertools.islice(examples, CHUNK_SIZE)):
       images = np.stack([example["image"] for example in chunk])
       objects = [_named_objects(x["objects"], features) for x in chunk]
-      targets = np.stack([_scene_target(x) for x in objects])
+      targets = np.stack([clevr.encode_scene(x) for x in objects])
       yield _framed(images, targets, None, crop, image_size)
   except tf.errors.OpError as error:
     raise ValueError(
@@ -375,20 +359,17 @@ def _record_targets(chunk, path):
         f"{path} has an object whose {name} has the code {codes.min()} or"
         f" {codes.max()}, but the codes are 1 to {len(names)}"
       )
-    by_code = np.array([_NUMBERS[name][class_] for class_ in names])
+    by_code = np.array([clevr.CLASS_NUMBERS[name][class_] for class_ in names])
     classes[name] = by_code[codes - 1]
   return clevr.encode_targets(coords, classes, is_object)
 
 
 def _objects_first(targets, segments):
-  """Moves the objects before the padding, in unchanged order.
+  """Returns both with the objects before the padding, in unchanged order.
 
   Args:
     targets: [n, M, 19].
     segments: uint8 [n, H, W], m + 1 for row m of the targets.
-
-  Returns:
-    The new targets and segments.
   """
   order = np.argsort(targets[..., -1] == 0, axis=1, kind="stable")
   # Maps the old id of a segment to the new one. The background stays 0.

@@ -177,11 +177,18 @@ def draw(
   images, segments = clevr_renderer.render(
     scenes, framing=framing, image_size=image_size, samples=samples
   )
-  stretched = (images - np.float32(black_level)) / (white_level - black_level)
-  images = np.rint(255 * stretched.clip(0, 1)).astype(np.uint8)
+  images = stretch(images, black_level=black_level, white_level=white_level)
   is_object = np.arange(clevr.MAX_OBJECTS) < scenes.num_objects[:, None]
   targets = clevr.encode_targets(scenes.coords, scenes.classes, is_object)
   return {"images": images, "segments": segments, "targets": targets}
+
+
+def stretch(
+  images: np.ndarray, *, black_level: int = 0, white_level: int = 255
+) -> np.ndarray:
+  """Raises the contrast of images, uint8 of any shape; see `generate`."""
+  stretched = (images - np.float32(black_level)) / (white_level - black_level)
+  return np.rint(255 * stretched.clip(0, 1)).astype(np.uint8)
 
 
 def check_options(

@@ -7,6 +7,7 @@ entry in `DATA_SETS`.
 from collections.abc import Callable, Mapping
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import Any
 
 from slot_attention.checks import (
@@ -35,7 +36,7 @@ class DataSet:
       of frames before them. The options `image_size` and `num_frames` override
       height and width, and the frames.
     max_objects: the largest number of objects in an image.
-    num_train: how many examples, the first ones, the paper trains on.
+    num_train: the paper trains on the first so many examples.
     num_examples: how many examples are prepared by default: `num_train`, and
       enough after them for evaluation.
     has_targets: whether examples have the targets of set prediction.
@@ -260,8 +261,18 @@ def _check_prepared(data):
     raise ValueError(
       f"data.source='original': data.name={data['name']!r} has no original"
     )
-  elif data["name"] == "image_folder" and not data["path"]:
+  elif data["name"] == "image_folder":
+    _check_folder(data["path"], data["data_dir"])
+
+
+def _check_folder(path, data_dir):
+  if not path:
     raise ValueError("data.path='' must name the folder of the images")
+  if Path(data_dir).resolve().is_relative_to(Path(path).resolve()):
+    raise ValueError(
+      f"data.path={path!r} holds data.data_dir={data_dir!r}, whose pictures"
+      " would become training images: choose another data_dir"
+    )
 
 
 def _check_procedural(data_set, preprocessing, procedural):

@@ -147,7 +147,9 @@ def _image_files(folder):
   return sorted(
     file
     for file in folder.rglob("*")
-    if file.suffix.lower() in endings and not file.name.startswith(".")
+    if file.suffix.lower() in endings
+    and not file.name.startswith(".")
+    and file.is_file()
   )
 
 

@@ -125,6 +125,19 @@ def _check_no_flag_of_config(flags):
       )
 
 
+def _check_no_flag_of_other_source(flags):
+  """Raises a UsageError for a flag that --source excludes."""
+  name, source = {
+    "procedural": ("path", "original"),
+    "original": ("seed", "procedural"),
+  }[flags.source]
+  if flags[name].present:
+    raise command.UsageError(
+      f"--{name} has no effect with --source={flags.source}: give"
+      f" --source={source}"
+    )
+
+
 def _prepare_for_config(flags):
   data = flags.config.data
   datasets.check_data(data)
@@ -135,6 +148,7 @@ def _prepare_for_config(flags):
 
 
 def _prepare_by_name(name, flags):
+  _check_no_flag_of_other_source(flags)
   data_set = datasets.DATA_SETS[name]
   num_examples = data_set.num_examples
   if name == "image_folder" and flags.path:

@@ -181,7 +181,9 @@ def write(
     desc="preparing the data",
     unit="example",
   ) as progress:
-    for chunk, arrays in zip(missing, make_chunks(missing), strict=True):
+    # Without missing chunks, an original is not needed.
+    made = make_chunks(missing) if missing else ()
+    for chunk, arrays in zip(missing, made, strict=True):
       if len(arrays["images"]) < size(chunk):
         raise ValueError(
           f"chunk {chunk} of {directory.name} should have {size(chunk)}"

@@ -177,9 +177,9 @@ def difference(known: list[Arrays], batch: Arrays) -> str:
 
   Four numbers describe an image: its mean, its standard deviation, its
   colourfulness (the mean spread of its channels) and its detail (the mean
-  difference of neighbouring pixels). An image differs if one of them is farther
-  from the range of the known images than that range is wide, and farther than
-  0.05.
+  difference of neighbouring pixels). An image differs if one of its numbers
+  lies outside of the range of the known images, by more than the width of that
+  range and by more than 0.05.
 
   Args:
     known: examples of the weights.

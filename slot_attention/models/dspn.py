@@ -303,7 +303,7 @@ class DSPN(nn.Module):
     if self.is_initializing():  # `unbind` needs the parameters.
       self.set_encoder(jnp.zeros((1, 2, self.set_decoder.num_outputs)))
     if targets is not None:
-      outputs["target_codes"] = self.set_encoder(from_targets(targets))
+      outputs["target_codes"] = self.set_encoder(self._elements(targets))
     set_encoder, variables = self.set_encoder.unbind()
     sets = self.set_decoder(
       codes, lambda x: set_encoder.apply(variables, x), num_iterations
@@ -316,6 +316,14 @@ class DSPN(nn.Module):
       "predictions": predictions[:, -1],
       "predictions_per_iteration": predictions,
     }
+
+  def _elements(self, targets):
+    """Maps targets to elements, and appends padding until there are K.
+
+    A code depends on the number of elements, and the predicted sets have K.
+    """
+    missing = max(0, self.set_decoder.num_slots - targets.shape[1])
+    return jnp.pad(from_targets(targets), ((0, 0), (0, missing), (0, 0)))
 
 
 def code_loss(codes: jax.Array, others: jax.Array) -> jax.Array:

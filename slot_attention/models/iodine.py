@@ -82,8 +82,7 @@ class RefinementNetwork(nn.Module):
     mlp_sizes: sizes of the MLP after the average over the pixels.
     lstm_size: number of units of the LSTM after the MLP; 0 for none.
     coordinates: "linear" for two coordinate channels, or "cosine" for the 8
-      products of the cosines of x and y of frequency 0 to 2, without the
-      constant one.
+      channels cos(i x) cos(j y) with i and j from 0 to 2, without i = j = 0.
     scale: of the logistic distribution of a pixel's colours, which are in [0,
       1].
   """
@@ -340,9 +339,8 @@ class Iodine(nn.Module):
   def _gradients(self, images, posteriors, noise, colors, logits):
     """Differentiates NLL + KL by posteriors, colours and logits.
 
-    Parameters, posteriors and the results are constants for training, so that
-    it needs no second derivatives. XLA merges this use of the decoder with the
-    other one.
+    Training does not differentiate through these gradients, so it needs no
+    second derivatives. XLA merges this use of the decoder with the other one.
     """
     decoder, variables = self.pixel_decoder.unbind()
     variables, posteriors = jax.lax.stop_gradient((variables, posteriors))

@@ -43,7 +43,7 @@ def sinkhorn(
     log_a: [B, N], the logarithm of how much every input gives.
     log_b: [B, K], the logarithm of how much every slot takes. Both amounts have
       the same sum.
-    potential: [B, K], the dual variable of the slots with which to start.
+    potential: [B, K], initial value of the slots' dual variable.
     num_iterations: number of Sinkhorn iterations, at least 1.
 
   Returns:

@@ -235,8 +235,9 @@ class NeuralEM(nn.Module):
           masks are the responsibilities, so they depend on the image;
         nll: [B, T], the cross-entropy of the image under each slot, weighted by
           its responsibility, after every step;
-        kl: [B, T], the divergence of black from each slot, weighted by what the
-          slot is not responsible for. Both are summed over slots and pixels.
+        kl: [B, T], the KL divergence of a black pixel from each slot's
+          prediction, weighted by 1 - responsibility. Both are summed over slots
+          and pixels.
 
     Raises:
       ValueError: if the images do not have the shape that the decoder draws, or

@@ -56,7 +56,7 @@ class Encoder(nn.Module):
     mlp_size: number of units of both layers of the per-location MLP.
     use_position_embedding: whether the position is embedded (Figure 8).
     input_scale: factor of the images. 1 in the paper. Above 1, the content of
-      an image weighs more beside the position, and biases weigh less.
+      an image counts more beside the position embedding and the biases.
   """
 
   features: tuple[int, ...] = (64, 64, 64, 64)

@@ -8,8 +8,8 @@ For object discovery it draws, of what the model has,
   figure_3b.png   attention of each iteration
   figure_3c.png   reconstruction, masks and slots after each iteration
   figure_4.png    slots without their masks
-  figure_20.png   as 3a, with four more slots and five iterations, for the
-                  images with most objects in the data set
+  figure_20.png   as 3a, with four more slots and five iterations; of a run,
+                  for the evaluation examples with most objects
 For set prediction it draws
   table_2.png     true objects and predictions after each iteration
   figure_6.png    attention of the last iteration
@@ -133,7 +133,8 @@ def draw_more(run: runs.Run, batch: dict[str, Any], folder: Path) -> list[Path]:
 def _examples(run, count, *, more=False):
   """Loads the first evaluation examples of a run.
 
-  If `more` is True, it loads those with most objects of the whole data set.
+  If `more` is True, it loads those with most objects, also with more than
+  `data.max_objects` of the run.
   """
   data = run.config.data.copy_and_resolve_references()
   if more:

@@ -30,8 +30,9 @@ class Chip:
   """A TPU chip, by the numbers that its maker publishes.
 
   Attributes:
-    operations_per_second: with bfloat16 factors, which the matrix units also
-      take for float32 unless `jax_default_matmul_precision` says otherwise.
+    operations_per_second: for bfloat16 inputs. The matrix units also round
+      float32 inputs to them, unless `jax_default_matmul_precision` says
+      otherwise.
     bytes_per_second: between the chip and its memory.
     memory_bytes: of that memory.
     shapes: of slices, as chips along each axis.
@@ -84,9 +85,9 @@ def number(topology: str) -> int:
 def devices(topology: str) -> list[jax.Device]:
   """Returns the devices of a slice of TPUs, on which nothing can run.
 
-  There is one for each chip. JAX then uses the CPU of this machine and no cache
-  of compiled functions, because functions for absent devices cannot be read
-  from it. Call this before the first use of a device.
+  There is one for each chip. JAX then uses the CPU of this machine, and no
+  compilation cache, because programs for absent devices cannot be loaded from
+  it. Call this before the first use of a device.
 
   Args:
     topology: chip and shape, for example "v5e:4x4".

@@ -56,7 +56,7 @@ def describe(config: ml_collections.ConfigDict, topology: str) -> None:
     raise DoesNotFitError(f"{error}. {remedy}") from error
   needed, limit = memory_bytes(facts), chips.of(topology).memory_bytes
   if needed > limit:
-    if facts["data_bytes"]:
+    if needed - facts["data_bytes"] <= limit:
       remedy = (
         f"{_size(facts['data_bytes'])} of them are examples, which"
         " --config.data_placement=host leaves on the hosts"

@@ -272,8 +272,9 @@ def folder_of(workdir: Path, config: ml_collections.ConfigDict) -> Path:
 
   It is WORKDIR/eval_NAME_SOURCE, where NAME and SOURCE are those of the data.
   The fields that differ from the run's config follow, for example
-  eval_clevr_original,slot_attention.num_slots=11; a digest of them follows if
-  they are long. Different evaluations therefore have different folders.
+  eval_clevr_original,slot_attention.num_slots=11. A digest follows if a name
+  of a file cannot have all of their characters, and replaces them if they are
+  long. Different evaluations therefore have different folders.
 
   Args:
     workdir: folder of the run.
@@ -285,10 +286,12 @@ def folder_of(workdir: Path, config: ml_collections.ConfigDict) -> Path:
     for field, value in runs.changed_fields(workdir, config).items()
     if field not in ("data.name", "data.source")
   )
-  if len(changes) > _MAX_NAME:
+  readable = re.sub(r"[^\w.,=-]+", "_", changes, flags=re.ASCII)
+  if readable != changes or len(changes) > _MAX_NAME:
     digest = hashlib.sha256(changes.encode()).hexdigest()
-    changes = f",{digest[:8]}"
-  folder = workdir / (name + re.sub(r"[^\w.,=-]+", "_", changes))
+    kept = readable if len(readable) <= _MAX_NAME else ""
+    readable = f"{kept},{digest[:8]}"
+  folder = workdir / (name + readable)
   folder.mkdir(exist_ok=True)
   return folder
 

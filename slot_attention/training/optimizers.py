@@ -134,6 +134,16 @@ def make_optimizer(
   return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer)
 
 
+def num_updates(state: optax.OptState) -> int:
+  """Returns the number of updates that an optimiser has made.
+
+  Args:
+    state: of an optimiser of `make_optimizer`.
+  """
+  counts = optax.tree.get_all_with_path(state, "count")
+  return max(int(count) for _, count in counts)
+
+
 def _matrices(params, *, kernels):
   """Says how each parameter is a matrix for Muon; None where Adam updates it.
 

@@ -129,13 +129,14 @@ def save_data(workdir: Path, description: Mapping[str, Any]) -> None:
   It warns if the run has been trained on other data before.
   """
   path = workdir / "data.json"
-  # Where an original lies says nothing of what is in it.
+  # The path of an original does not tell what is in it.
   now = {name: x for name, x in description.items() if name != "path"}
   now = json.loads(json.dumps(now))
   if path.exists() and checkpoints.has_any(workdir):
-    before = json.loads(path.read_text())
+    before = files.read_json(path)
     if "procedural" in before and before["name"] == now["name"]:
-      # An option that is newer than the run had no effect, as by default.
+      # An option that the run did not have yet has its default, which draws
+      # the same examples.
       options = datasets.DATA_SETS[now["name"]].with_defaults(
         before["procedural"]
       )
@@ -162,10 +163,7 @@ def load_config(workdir: Path | str) -> ml_collections.ConfigDict:
   path = Path(workdir) / "config.json"
   if not path.exists():
     raise ValueError(f"there is no run in {workdir}: {path.name} is missing")
-  try:
-    fields = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is damaged: {error}") from error
+  fields = files.read_json(path)
   try:
     return validation.checked(ml_collections.ConfigDict(_tuples(fields)))
   except ValueError as error:

@@ -96,6 +96,8 @@ def _train(config, workdir, on_metrics, start):
   params = initial.start_from(others, task.init(init_key, data.image_shape))
   state = TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params))
   state, first_step = _restore(state, config, workdir)
+  # The steps before a converted checkpoint, whose optimiser starts anew.
+  skipped = first_step - optimizers.num_updates(state.optimizer)
   _check_processes(config, first_step)
   logging.info(
     "%d parameters on %d device(s) of kind %s, from step %d of %d in %s",
@@ -123,7 +125,7 @@ def _train(config, workdir, on_metrics, start):
   )
 
   metrics = None
-  losses = []  # Of the steps since the last look at them, on the devices.
+  losses = []  # On the devices, of the steps that the host has not read yet.
   step = first_step
   with (
     stopping.Stopper(start, config.max_minutes) as stopper,
@@ -158,7 +160,7 @@ def _train(config, workdir, on_metrics, start):
             _describe_bad_step(bad_step, config, data, workdir, manager)
           )
       if due.log:
-        loss, rate = float(values[-1]), float(schedule(step - 1))
+        loss, rate = float(values[-1]), float(schedule(step - 1 - skipped))
         progress.set_postfix(loss=f"{loss:.4g}")
         writer.write(step, "train", {"loss": loss, "learning_rate": rate})
         writer.write_speed(step, config.batch_size)
@@ -166,7 +168,7 @@ def _train(config, workdir, on_metrics, start):
         metrics = run_evaluation(state.params)
         writer.write(step, "eval", metrics)
         if parallel.is_first_process():
-          progress.write(f"step {step}: {_in_words(metrics)}")
+          progress.write(f"step {step}: {_rounded(metrics)}")
           if step < config.num_steps:
             writer.write_pictures(step, draw(state.params))
       if due.save:
@@ -204,8 +206,8 @@ def make_train_step(
   Returns:
     A function of the replicated state, which it consumes, and the sharded
     batches of n steps. It returns the next state and the mean loss over the
-    batch of every step, [n] on each device; NaN in its place if anything in the
-    loss or in the next state, which a bad gradient spoils, is not finite.
+    batch of every step, [n] on each device. The loss is NaN if it or any number
+    of the next state is not finite, as after a gradient that is not finite.
   """
 
   def train_step(state, batch):
@@ -277,7 +279,7 @@ def _check_processes(config, first_step):
   )
 
 
-def _in_words(metrics):
+def _rounded(metrics):
   return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 

@@ -134,10 +134,7 @@ class MetricWriter:
     if not self._path.exists():
       return
     kept = [
-      line
-      for line in self._path.read_text().splitlines(keepends=True)
-      # The last line is incomplete if the process died while writing it.
-      if line.endswith("\n") and json.loads(line)["step"] <= step
+      line for line, values in _lines(self._path) if values["step"] <= step
     ]
     files.write(self._path, "".join(kept))
 
@@ -148,9 +145,23 @@ def read(workdir: Path) -> list[dict[str, Any]]:
   A last line that is incomplete, since the process died, is left out.
   """
   path = workdir / METRICS
-  text = path.read_text() if path.exists() else ""
-  lines = text.splitlines(keepends=True)
-  return [json.loads(line) for line in lines if line.endswith("\n")]
+  return [values for _, values in _lines(path)] if path.exists() else []
+
+
+def _lines(path):
+  """Reads the complete lines of metrics.jsonl, and the values of each.
+
+  The last line is incomplete if the process died while writing it.
+  """
+  lines = [
+    line
+    for line in path.read_text().splitlines(keepends=True)
+    if line.endswith("\n")
+  ]
+  try:
+    return [(line, json.loads(line)) for line in lines]
+  except ValueError as error:
+    raise ValueError(f"{path} has a damaged line: {error}") from error
 
 
 def show_run(

@@ -116,6 +116,7 @@ def test_a_folder_of_images_is_a_data_set_in_the_order_of_paths(tmp_path):
   write_folder(folder, 5)
   (folder / "notes.txt").write_text("no image")
   (folder / ".hidden.png").write_text("no image")
+  (folder / "folder.png").mkdir()
   data = folder_section(tmp_path, folder)
   datasets.check_data(data)
   splits = loading.load(data).splits
@@ -130,6 +131,13 @@ def test_a_folder_of_images_is_a_data_set_in_the_order_of_paths(tmp_path):
   np.testing.assert_array_equal(
     splits["eval"].take(np.arange(2))["images"], batch["images"][3:]
   )
+
+
+def test_prepared_data_does_not_become_training_images(tmp_path):
+  data = folder_section(tmp_path, tmp_path)
+  with pytest.raises(ValueError, match="data.path=.* holds data.data_dir="):
+    datasets.check_data(data)
+  datasets.check_data(folder_section(tmp_path, tmp_path / "dat"))
 
 
 def test_masks_of_a_folder_give_segments_and_numbers_of_objects(tmp_path):

@@ -529,6 +529,11 @@ def color_mask(folder):
   PIL.Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path)
 
 
+def renumber_mask(folder):
+  path = folder / "masks/val/CLEVR_val_000001.png"
+  PIL.Image.fromarray(np.full((20, 30), 80, np.uint8)).save(path)
+
+
 def shrink_masks(folder):
   for path in (folder / "masks/val").iterdir():
     PIL.Image.fromarray(np.zeros((10, 15), np.uint8)).save(path)
@@ -552,6 +557,11 @@ def change_scenes(folder, old, new):
     (replace_image, ValueError, "000001.png is not a readable image"),
     (shrink_image, ValueError, r"000001.png has \(5, 6\) pixels, but .*000000"),
     (color_mask, ValueError, "masks.*000001.png has the channels RGB"),
+    (
+      renumber_mask,
+      ValueError,
+      "masks.*000001.png has the object 80, but the scene has only",
+    ),
     (shrink_masks, ValueError, "masks.*000000.png and its image differ in"),
     (truncate_scenes, ValueError, "CLEVR_val_scenes.json is not a readable"),
     (

@@ -75,6 +75,12 @@ def test_the_command_shares_the_work_lists_it_and_checks_it(tmp_path):
     (["tetrominoes", "--source=web"], 2, "one of <procedural|original>"),
     (["tetrominoes", "--speed=9"], 2, "Unknown command line flag 'speed'"),
     (["--config=quickstart"], 2, "with --config, give --config.data.data_dir"),
+    (["tetrominoes", "--path=x"], 2, "--path has no effect with --source=proc"),
+    (
+      ["tetrominoes", "--source=original", "--seed=1"],
+      2,
+      "--seed has no effect with --source=original: give --source=procedural",
+    ),
     (["moving_sprites", "--source=original"], 1, "has no original"),
     (["objects_room_train"], 1, "exists only as an original"),
     (

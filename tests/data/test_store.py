@@ -117,6 +117,23 @@ def test_a_shard_may_have_nothing_to_do(tmp_path, images):
   )
 
 
+def test_parts_of_several_folders_need_no_source_to_become_one_set(
+  tmp_path, images
+):
+  for folder, shard in (("a", 0), ("b", 1)):
+    assert not write(tmp_path / folder / "x", images, shard=shard, num_shards=2)
+  a, b = (store.partial_directory(tmp_path / folder / "x") for folder in "ab")
+  for chunk in b.iterdir():
+    chunk.rename(a / chunk.name)
+
+  def download(chunks):
+    yield pytest.fail(f"chunks {chunks} are not missing")
+
+  assert write(tmp_path / "a" / "x", images, make_chunks=download)
+  arrays = store.read(tmp_path / "a" / "x").arrays
+  np.testing.assert_array_equal(arrays["images"], images)
+
+
 def test_a_damaged_chunk_is_named_and_made_again(tmp_path, images):
   write(tmp_path / "x", images, shard=0, num_shards=2)
   (chunk,) = store.partial_directory(tmp_path / "x").glob("*.npz")

@@ -195,6 +195,17 @@ def test_codes_depend_neither_on_order_nor_on_the_rest_of_the_batch():
   assert encoder.apply(variables, sets[:, :1]).shape == (B, D)
 
 
+def test_targets_are_padded_to_the_elements_of_the_predicted_sets(
+  params, images, targets
+):
+  """The code of a set depends on its number of elements."""
+  rows = {
+    n: apply(params, images, targets=targets[:, :n])["target_codes"]
+    for n in (2, K)  # Two targets are real.
+  }
+  np.testing.assert_array_equal(rows[2], rows[K])
+
+
 def test_the_pool_weighs_values_in_descending_order_with_ties():
   inputs = np.random.default_rng(0).integers(0, 4, (3, 9, 5)).astype(np.float32)
   pool = dspn.FSPool(num_pieces=8)  # As many pieces as there are ranks.

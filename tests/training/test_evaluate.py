@@ -74,6 +74,12 @@ def test_every_evaluation_has_a_folder_and_says_what_it_evaluated(
     evaluate.evaluate_run(config, tmp_path)
   folders = [x.name for x in tmp_path.glob("eval_*")]
   assert len(folders) == 4 and max(map(len, folders)) < 120
+  # So do changes whose characters a name of a file cannot have.
+  names = set()
+  for path in ("a b", "a_b", "a/b", "\u00e4" * 99):
+    config.data.path = path
+    names.add(evaluate.folder_of(tmp_path, config).name)
+  assert len(names) == 4 and max(map(len, names)) < 120
 
 
 def test_evaluation_does_not_depend_on_the_batch_size(

@@ -93,7 +93,8 @@ def test_muon_updates_kernels_and_adam_everything_else():
   state = optimizer.init(params)
   update = jax.jit(optimizer.update)
   grads, updates = [], []
-  for _ in range(3):
+  for i in range(3):
+    assert optimizers.num_updates(state) == i
     grads.append({k: rng.normal(size=shape) for k, shape in shapes.items()})
     one, state = update(tree(grads[-1]), state, params)
     updates.append(traverse_util.flatten_dict(one))

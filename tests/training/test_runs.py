@@ -13,6 +13,7 @@ from slot_attention.training import (
   evaluate,
   runs,
   train,
+  writers,
 )
 
 
@@ -107,6 +108,15 @@ def test_loading_without_a_run_fails(tmp_path, config):
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(ValueError, match="config.json is damaged"):
     runs.load(tmp_path)
+
+
+def test_a_damaged_line_of_metrics_is_named(tmp_path):
+  path = tmp_path / writers.METRICS
+  path.write_text('{"step": 1}\n\0\0\n{"step"')
+  with pytest.raises(ValueError, match="metrics.jsonl has a damaged line"):
+    writers.read(tmp_path)
+  with pytest.raises(ValueError, match="metrics.jsonl has a damaged line"):
+    writers.MetricWriter(tmp_path, 1).__enter__()
 
 
 def test_processes_that_do_not_share_the_workdir_are_refused(
