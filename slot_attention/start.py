@@ -21,6 +21,7 @@ def check_started_module() -> None:
   commands, others = [], set()
   for file in sorted(_ROOT.glob("slot_attention/**/*.py")):
     name = ".".join(file.relative_to(_ROOT).with_suffix("").parts)
+    # Every command, and nothing else, ends with this line.
     if "\n  command.run(main)\n" in file.read_text():
       commands.append(name.removesuffix(".__main__"))
     else:

@@ -102,11 +102,7 @@ class Page:
     await self._work()
 
   async def change(self, **fields: Any) -> None:
-    """Changes fields of the state, and shows the result.
-
-    While an answer is computed, later wishes wait, and only the last one of
-    them is answered.
-    """
+    """Does what `Visit.change` says."""
     if self.view is None:
       return
     self.wanted = dataclasses.replace(self.wanted, **fields)
@@ -134,11 +130,7 @@ class Page:
     )
 
   async def edit(self, change: Callable[[states.Canvas, states.Canvas], Any]):
-    """Changes the canvases.
-
-    Args:
-      change: maps both canvases to the new ones; may raise a ValueError.
-    """
+    """Does what `Visit.edit` says."""
     if self.view is None:
       return
     slots = self.wanted.slots or self.view.state.slots

@@ -219,8 +219,8 @@ def to_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
       f"{_size(facts['bytes_accessed'])} a step and chip,"
       f" {_size(facts['main_memory_bytes'])} in the main memory",
     ),
-    ("collectives", _in_words(facts["collectives"])),
-    ("transfers to hosts", _in_words(facts["host_transfers"])),
+    ("collectives", _counted(facts["collectives"])),
+    ("transfers to hosts", _counted(facts["host_transfers"])),
     ("computed, not measured", ""),
     (
       "  a step",
@@ -348,5 +348,5 @@ def _number(x, factor):
   return f"{x * factor:,.3g}"
 
 
-def _in_words(counts):
+def _counted(counts):
   return ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "none"

@@ -238,10 +238,10 @@ def report(
   print(
     f"\nStep {step}, {result['num_examples']} evaluation examples"
     f" ({config.data.source} {config.data.name}, after the first"
-    f" {config.data.num_train}), {_in_words(_slots_and_iterations(config))}:"
+    f" {config.data.num_train}), {_assigned(_slots_and_iterations(config))}:"
   )
   if changed:
-    print(f"  not as in training: {_in_words(changed)}")
+    print(f"  not as in training: {_assigned(changed)}")
   for name, value in metrics.items():
     print(f"  {name:<12} {value:.4f}")
   for path in pictures:
@@ -306,7 +306,7 @@ def _slots_and_iterations(config):
   }
 
 
-def _in_words(values):
+def _assigned(values):
   return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
