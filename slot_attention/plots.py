@@ -50,7 +50,8 @@ def draw_curves(
       axes.errorbar(*zip(*points), label=name, **style)
     axes.set_xlabel(label, fontsize=8)
     axes.set_ylabel("%")
-    axes.set_ylim(-2, 102)
+    lowest = min(y for points in curves.values() for _, y, *_ in points)
+    axes.set_ylim(min(-2, 1.1 * lowest), 102)
     axes.xaxis.get_major_locator().set_params(integer=True)
   for axes in grid:
     # The legend stands beside the curves to hide none of them.

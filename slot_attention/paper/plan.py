@@ -51,7 +51,8 @@ def missing_jobs(
 def describe(jobs: Sequence[Job]) -> str:
   """Measures a step of each config and describes how long the jobs take.
 
-  The estimate leaves out evaluations, and it counts unfinished jobs as a whole.
+  The estimate leaves out evaluations, and it counts a job that was interrupted
+  as if it started anew.
   """
   seconds = {}  # Seconds of a step, by the fields on which they depend.
   lines, total = [], 0.0

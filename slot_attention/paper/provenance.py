@@ -32,10 +32,18 @@ def provenance(
   }
 
 
+def num_cores() -> int:
+  """Returns the number of CPU cores that this process may use."""
+  # macOS does not tell which cores these are.
+  affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))
+  return len(affinity(0))
+
+
 def _hardware():
   devices = jax.devices()
   if devices[0].platform == "cpu":
-    return f"{os.cpu_count()} CPU cores, {_processor()}"
+    cores = num_cores()
+    return f"{cores} CPU core{'s' * (cores > 1)}, {_processor()}"
   return f"{len(devices)} x {devices[0].device_kind}"
 
 

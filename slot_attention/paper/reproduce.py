@@ -44,7 +44,7 @@ import numpy as np
 from slot_attention import command, files
 from slot_attention.paper import curves, page, plan, statistics, tables
 from slot_attention.paper.experiments import EXPERIMENTS
-from slot_attention.paper.provenance import provenance
+from slot_attention.paper.provenance import num_cores, provenance
 from slot_attention.paper.rows import (
   FINISHED,
   SCALES,
@@ -70,7 +70,8 @@ from slot_attention.training.runs import FREE_FIELDS
 KEPT = "runs"
 
 # Fields of a config that change nothing of what a run gives, or only by
-# rounding.
+# rounding. A run may change the others of FREE_FIELDS, too, but they decide how
+# long it is and at which steps it is measured.
 _WITHOUT_EFFECT = {*FREE_FIELDS, "data.path"} - {
   "num_steps", "log_every", "eval_every"
 }  # fmt: skip
@@ -290,16 +291,16 @@ def _list(
   """Prints finished and missing runs and the mean time of a run."""
   for name, experiment in EXPERIMENTS.items():
     jobs = jobs_of(experiment, scale, seeds)
-    found = [
-      find_trained(job, files_of(name, experiment, job.row), runs, kept)
-      for job in jobs
-    ]
-    done = [path for path in found if path]
+    found = {}  # Several rows may evaluate one run.
+    for job in jobs:
+      path = find_trained(job, files_of(name, experiment, job.row), runs, kept)
+      found.setdefault(job.directory, []).append(path)
+    done = [paths[0] for paths in found.values() if all(paths)]
     seconds = [json.loads(path.read_text())["seconds"] for path in done]
     timed = [x for x in seconds if x is not None]
     took = f", {np.mean(timed):.0f} s a run" if timed else ""
     print(
-      f"{name:<15} {len(done)} runs done, {len(jobs) - len(done)}"
+      f"{name:<15} {len(done)} runs done, {len(found) - len(done)}"
       f" missing{took}: {experiment.title}"
       + ("" if jobs else f" (not at --scale={scale})")
     )
@@ -342,10 +343,7 @@ def main(arguments: Sequence[str]) -> None:
       f"give one name of a table or figure: {', '.join(EXPERIMENTS)}"
     )
   if flags.scale == "small":
-    # macOS does not tell which cores a process may use.
-    affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))
-    cores = len(affinity(0))
-    jax.config.update("jax_num_cpu_devices", min(2, cores))
+    jax.config.update("jax_num_cpu_devices", min(2, num_cores()))
   if flags.scale == "paper" and not (flags.yes or flags.finished):
     missing = plan.missing_jobs(names[0], "paper", seeds, runs, kept)
     if missing:

@@ -20,6 +20,9 @@ STRIPES_SEEDS = 3  # With fewer seeds, the median says nothing.
 # A variant counts as equal to its default if the confidence interval of the
 # difference is within TIGHT points.
 TIGHT = 2
+# With fewer seeds of a variant or its default, they are not compared: seeds may
+# either succeed or fail, and an interval of two says little of that.
+COMPARED_SEEDS = 3
 # The metrics in which variants are compared with their default.
 COMPARED = ("fg_ari", "ap_1")
 # The fields that distinguish the points of a sweep.
@@ -44,7 +47,12 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     left_out = {"stripes": " ".join(stripes), "diverged": " ".join(diverged)}
     if not by_seed:
       lines.append({**about, "metric": "", "paper": "", **left_out})
-    for points in zip(*by_seed.values()):
+    for points in zip(*by_seed.values(), strict=True):
+      if len({tuple(map(x.get, PLACES)) for x in points}) > 1:
+        raise ValueError(
+          f"the seeds of {row['label']} ({row['config']}) were evaluated at"
+          " different points"
+        )
       where = {key: points[0][key] for key in PLACES if key in points[0]}
       for metric in points[0]:
         if metric in where or metric in ("sweep", "num_examples"):
@@ -72,13 +80,13 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _stripes(by_seed):
   """Returns the seeds that count as stripes, see `STRIPES_FACTOR`."""
-  losses = {
-    seed: float(
-      np.median([point.get("mse", point["loss"]) for point in points])
-    )
-    for seed, points in by_seed.items()
-    if "fg_ari" in points[0]
-  }
+  losses = {}
+  for seed, points in by_seed.items():
+    if "step" in points[0]:  # During training, the last evaluation counts.
+      points = points[-1:]
+    if "fg_ari" in points[0]:
+      errors = [point.get("mse", point["loss"]) for point in points]
+      losses[seed] = float(np.median(errors))
   if len(losses) < STRIPES_SEEDS:
     return []
   limit = STRIPES_FACTOR * np.median(list(losses.values()))
@@ -96,7 +104,7 @@ def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     difference of the means in points, the 95 % confidence interval of the
     difference (Welch's t), how the paper compares the variant, and whether this
     agrees. Difference and interval are None if all seeds of the variant
-    diverged.
+    diverged. The interval is None if there are too few seeds.
   """
   measured = {
     (row["label"], row["config"]): [x for x in row["seeds"].values() if x]
@@ -114,13 +122,16 @@ def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
       [100 * x[metric] for x in seeds]
       for seeds in (defaults, measured[row["label"], row["config"]])
     )
-    if not variant:
-      difference = interval = None
-    elif min(len(default), len(variant)) < 2:
-      continue  # One seed says nothing of the scatter.
-    else:
+    expected = DIRECTIONS.get(row["direction"])
+    difference = interval = None
+    if variant:
       difference = float(np.mean(variant) - np.mean(default))
-      interval = _confidence_interval(variant, default)
+    if variant and min(len(default), len(variant)) < COMPARED_SEEDS:
+      agrees = "" if expected is None else "too few seeds"
+    else:
+      if variant:
+        interval = _confidence_interval(variant, default)
+      agrees = _verdict(interval, expected)
     lines.append(
       {
         "label": row["label"],
@@ -129,7 +140,7 @@ def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         "difference": difference,
         "interval": interval,
         "paper": row["direction"],
-        "agrees": _verdict(interval, DIRECTIONS.get(row["direction"])),
+        "agrees": agrees,
       }
     )
   return lines

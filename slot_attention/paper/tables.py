@@ -40,7 +40,7 @@ def write(folder: Path, result: Mapping[str, Any], sweep: str) -> None:
 
 
 def _markdown(result, sweep):
-  lines = [f"# {result['title']}", "", _about(result)]
+  lines = [f"# {result['title']}", "", _about(result, sweep)]
   if sweep == curves.STEPS:
     return "\n".join([*lines, *_steps(result)])
   lines += ["", *_measured(result, sweep)]
@@ -63,14 +63,20 @@ def _markdown(result, sweep):
   return "\n".join(lines) + "\n"
 
 
-def _about(result):
+def _about(result, sweep):
   """Says where the numbers of a result are from, and how to read them."""
   table = result["table"]
   about = (
     f"`{result['command']}`, {result['date']}, {result['hardware']},"
-    f" {pairs(result['versions'])}{_flags(result)}. Mean ± standard deviation"
-    " over the seeds, in percent except for the loss."
+    f" {pairs(result['versions'])}{_flags(result)}. "
   )
+  if sweep == curves.STEPS:
+    about += "Means over the seeds, in percent."
+  else:
+    about += (
+      "Mean ± standard deviation over the seeds (the divisor is their number),"
+      " in percent except for the loss."
+    )
   if any(line["metric"] == "mse" for line in table):
     about += (
       " If the loss is not the squared error, mse is the squared error of the"
@@ -80,16 +86,17 @@ def _about(result):
     about += (
       " A seed counts as stripes (Section 4.1) if its squared error is above"
       f" {statistics.STRIPES_FACTOR} times the median of its row, which must"
-      f" have at least {statistics.STRIPES_SEEDS} seeds."
+      f" have at least {statistics.STRIPES_SEEDS} seeds. Stripes that are"
+      " reconstructed well are missed."
     )
-    if any(line["stripes"] for line in table):
+    if not any(line["stripes"] for line in table):
+      about += " No seed is above this limit."
+    elif sweep != curves.STEPS:
       about += " The table shows the means with and without these seeds."
-    else:
-      about += " There are no such seeds."
   if any(line["diverged"] for line in table):
     about += (
       " Diverged seeds ended at a loss or gradient that is not finite; the"
-      " means are without them."
+      " means leave them out."
     )
   if result["scale"] != "paper":
     about += (
@@ -166,7 +173,9 @@ _STEPS = (
 
 _DIFFERENCES = (
   "The difference is the variant's mean minus the default's, in points, with"
-  " its 95 % confidence interval over the seeds (Welch's t). Appendix B says"
+  " its 95 % confidence interval over the seeds (Welch's t, which takes their"
+  " values for normally distributed). With fewer than"
+  f" {statistics.COMPARED_SEEDS} seeds of either there is none. Appendix B says"
   " how the variant compares, and the last column whether the interval agrees."
   " It agrees with better or worse if it lies on that side of zero, and with"
   f" equal if it lies within {statistics.TIGHT} points. A wider interval that"
@@ -177,6 +186,8 @@ _DIFFERENCES = (
 def _difference(line):
   if line["difference"] is None:
     return "diverged"
+  if line["interval"] is None:
+    return f"{line['difference']:+.1f}"
   low, high = line["interval"]
   return f"{line['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
 

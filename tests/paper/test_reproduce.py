@@ -204,7 +204,7 @@ def test_means_and_deviations_are_written_with_the_papers_numbers(
     "| no GRU | tetrominoes_small | fg_ari | -40.0 (-46.1 to -33.9) | worse"
     " | yes |"
   ) in text
-  assert "There are no such seeds." in text
+  assert "No seed is above this limit." in text
   assert (
     "no GRU,tetrominoes_small,fg_ari,51"
     in (folder / "updates_small.csv").read_text()
@@ -590,9 +590,18 @@ def test_differences_are_compared_with_the_papers(
   difference = np.mean(shares) - np.mean(default)
   expected = 100 * np.array([difference - half, difference + half])
   np.testing.assert_allclose(line["interval"], expected)
-  # One seed each says nothing of the scatter.
-  single = [(label, x, seeds[:1]) for label, x, seeds in rows]
-  assert statistics.make_differences(make_result(*single)) == []
+  # Two seeds say little of the scatter.
+  few = [(label, x, seeds[:2]) for label, x, seeds in rows]
+  (line,) = statistics.make_differences(make_result(*few))
+  assert line["interval"] is None and line["difference"] is not None
+  assert line["agrees"] == (agrees and "too few seeds")
+
+
+def test_seeds_that_were_evaluated_at_other_points_are_not_averaged():
+  for steps in ((10, 20), (10,)):
+    points = [[{"step": s, "loss": 0.1} for s in x] for x in ((10, 30), steps)]
+    with pytest.raises(ValueError):
+      make_result(("x", "", points))
 
 
 def test_values_without_scatter_are_compared_as_they_are():
