@@ -77,7 +77,7 @@ class _Card:
     if index is not None:
       picture = pictures.cut_out(seen, index)
       self._paint.props["src"] = pictures.to_uri(picture)
-    elif source is not None and "src" not in self._paint.props:
+    elif source is not None:
       picture = pictures.cut_out_alone(source, slot)
       self._paint.props["src"] = pictures.to_uri(picture)
     has_attention = source is not None and "attn" in source.outputs

@@ -96,9 +96,7 @@ class Controls:
       self._iterations = NumberSlider(
         "iterations T", "iterations", 1, MAX_ITERATIONS, self._set_iterations
       )
-      self._seed = NumberSlider(
-        "seed", "seed", 0, MAX_SEED, lambda x: page.change(seed=x)
-      )
+      self._seed = NumberSlider("seed", "seed", 0, MAX_SEED, self._set_seed)
     with html.section().classes("sa-card"):
       html.h2("Image")
       self._thumbs = html.div().classes("sa-thumbs")
@@ -184,6 +182,10 @@ class Controls:
   async def _set_slots(self, value):
     if self._takes(num_slots=value):
       await self._page.change(slots=value, canvas=None, second_canvas=None)
+
+  async def _set_seed(self, value):
+    # The slots of another seed are other slots.
+    await self._page.change(seed=value, canvas=None, second_canvas=None)
 
   async def _set_iterations(self, value):
     if self._takes(num_iterations=value):

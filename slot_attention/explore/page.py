@@ -133,6 +133,9 @@ class Page:
     """Does what `Visit.edit` says."""
     if self.view is None:
       return
+    shown, wanted = self.view.state, self.wanted
+    if (shown.pretrained, shown.workdir) != (wanted.pretrained, wanted.workdir):
+      return  # Other weights are being opened, whose slots are not shown yet.
     slots = self.wanted.slots or self.view.state.slots
     try:
       canvas, second = change(*self.wanted.canvases(slots))
@@ -184,11 +187,12 @@ class Page:
       if self._client.is_deleted:
         return False
       logging.debug("On the page:", exc_info=error)
-      self.complain(error)
       if self.view is None and state == DEFAULT:
+        self.complain(error)
         return False
-      if self.wanted is state:
-        self.wanted = self.view.state if self.view else DEFAULT
+      if self.wanted is state:  # An error of an earlier wish is of no interest.
+        self.complain(error)
+        self.wanted = self._instead_of(state)
         if self.view:
           self._controls.show(self.view, known=None)
       return True
@@ -199,6 +203,13 @@ class Page:
     self.view = view
     self._show(view, known)
     return True
+
+  def _instead_of(self, state):
+    """Returns what to show in the place of a state that cannot be shown."""
+    if self.view is not None:
+      return self.view.state
+    plain = states.State(pretrained=state.pretrained, workdir=state.workdir)
+    return DEFAULT if state == plain else plain
 
   def _show(self, view, known):
     if self._panel is None or not self._panel.fits(view):
@@ -211,8 +222,8 @@ class Page:
     self._note.visible = bool(view.note)
     if view.note:
       self._note_text.text = (
-        f"This image is of another kind than {view.weights.name} was trained"
-        f" on ({view.note}); the model may see nothing sensible."
+        f"This image differs from those that {view.weights.name} was trained on"
+        f" ({view.note}), so the result may mean nothing."
       )
     ui.navigate.history.replace(f"/?{view.state.query()}")
 
@@ -265,7 +276,7 @@ class Page:
         with field.add_slot("append"):
           ui.button(icon="content_copy", on_click=copy).props("flat dense")
       if self.view.state.image.kind == "own":
-        html.span("Neither holds your own image.").classes("sa-help")
+        html.span("Neither contains your own image.").classes("sa-help")
     dialog.on_value_change(lambda event: event.value or dialog.delete())
     dialog.open()
 

@@ -313,7 +313,10 @@ def score(view: View) -> str:
     return "unknown"
   if view.state.canvas is not None:
     return "edited"
-  return f"{float(outputs['ari']):.3f}"
+  ari = outputs["ari"]
+  if ari.ndim:  # That of the attention of each iteration.
+    ari = ari[view.state.t - 1]
+  return f"{float(ari):.3f}"
 
 
 def table(view: View) -> str:

@@ -119,7 +119,7 @@ def find(weights: Weights, image: Image, own: Own | None) -> Arrays:
     return scenes.draw(config, image.number, dict(image.factors))
   if image.kind == "own":
     if own is None:
-      raise ValueError("a link does not hold an own image: drop it here again")
+      raise ValueError("a link does not contain your image: drop it here again")
     return scenes.own(config, own.pixels)
   known = examples(weights)
   if image.number >= len(known):

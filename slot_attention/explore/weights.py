@@ -6,6 +6,7 @@ slots, D slot size.
 
 import collections
 from collections.abc import Callable, Hashable
+import functools
 import inspect
 from typing import Any
 
@@ -53,7 +54,7 @@ class Weights:
     self.fixed_slots = not self.run.task.has_free_slots
     self.has_decoder = self.run.task.has_decoder
     self.is_set_prediction = bool(self.run.task.num_outputs)
-    # A decoder that does not take is_slot has one program for each number.
+    # A decoder that does not take is_slot is compiled for each number of slots.
     decoder = getattr(self.run.task.model, "decoder", self.run.task.model)
     parameters = inspect.signature(type(decoder).__call__).parameters
     self._pads = "is_slot" in parameters
@@ -107,8 +108,9 @@ class Weights:
 
     Returns:
       The model's outputs without the axis of the batch, and "ari", the
-      foreground ARI of the masks, or that of the last attention if there are no
-      masks. It means nothing for an image without segments.
+      foreground ARI of the masks, or, if there are no masks, [T], that of the
+      attention of each iteration. It means nothing for an image without
+      segments.
 
     Raises:
       ValueError: for K or T out of range.
@@ -175,8 +177,11 @@ class Weights:
     if "masks" in outputs:
       return {"ari": metrics.foreground_ari(outputs["masks"], segments, **size)}
     if "attn" in outputs:
-      attn = outputs["attn"][:, -1]
-      return {"ari": metrics.attention_ari(attn, segments, **size)}
+      of_iteration = functools.partial(
+        metrics.attention_ari, segments=segments, **size
+      )
+      ari = jax.vmap(of_iteration, in_axes=1, out_axes=1)(outputs["attn"])
+      return {"ari": ari}
     return {}
 
   def _call(

@@ -265,7 +265,7 @@ def test_an_own_image_is_shown_and_one_of_another_kind_is_noted(
   PIL.Image.new("RGB", (64, 48), (90, 160, 200)).save(tmp_path / "sky.jpg")
   choose_file(page, tmp_path / "sky.jpg")
   note = page.locator(named("note"))
-  sync_api.expect(note).to_contain_text("another kind than quickstart was")
+  sync_api.expect(note).to_contain_text("differs from those that quickstart")
   assert note.is_visible()
   page.click(named("example-1"))
   wait_for_query(page, image="example:1")

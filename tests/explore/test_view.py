@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from slot_attention import predict, pretrained, tasks
+from slot_attention import metrics, predict, pretrained, tasks
 from slot_attention.data import datasets, image_files
 from slot_attention.explore import pictures, view
 from slot_attention.explore.state import Image, Piece, State
@@ -137,7 +137,7 @@ def test_a_model_may_have_more_slots_than_can_be_chosen(monkeypatch):
     ({"seed": -1}, "seed=-1 must be from 0 to"),
     ({"t": 4}, "t=4 must be from 1 to 3"),
     ({"image": Image("example", 16)}, "example:16 must be from 0 to 15"),
-    ({"image": Image("own")}, "a link does not hold an own image"),
+    ({"image": Image("own")}, "a link does not contain your image"),
     ({"canvas": (Piece(1, 0),)}, "the second image is missing"),
     ({"canvas": (Piece(0, 4),)}, "slot a5 is not one of 4"),
     ({"canvas": ()}, "the last slot stays"),
@@ -270,6 +270,18 @@ def test_predictions_stand_beside_the_objects_that_the_loss_matches():
   assert all(row["true"] for row in rows[2:])
   table = pictures.table(few)
   assert table.count('<tr data-slot="') == 2 and "no slot" in table
+
+
+def test_the_ari_of_attention_is_that_of_the_iteration():
+  name = "clevr_set_prediction_small"
+  first, *_, last = [see(pretrained=name, t=t) for t in (1, 2, 3)]
+  attention, segments = (
+    first.first.outputs["attn"], first.first.batch["segments"]
+  )  # fmt: skip
+  for seen, attn in ((first, attention[0]), (last, attention[-1])):
+    ari = metrics.attention_ari(attn[None], segments, num_segments=11)
+    assert pictures.score(seen) == f"{float(ari[0]):.3f}"
+  assert pictures.score(first) != pictures.score(last)
 
 
 def test_a_run_of_set_prediction_is_shown(tmp_path):
