@@ -17,8 +17,8 @@ have the same.
 Paper (Table 1): foreground ARI 96.2 +- 0.6 % on CLEVR6, 90.4 +- 0.8 % on
 Multi-dSprites.
 Measured here: on small Tetrominoes, with --config.seed=0 to 2: 95.9, 74.6 and
-74.5 %; on small Multi-dSprites, with seeds 0 and 1: 65.1 and 60.6 %. See
-results/table1_small.md.
+74.5 %; on small Multi-dSprites, with seeds 0 and 1: 65.1 and 60.6 %; on small
+CLEVR, with seed 0: 57.5 %. See results/table1_small.md.
 """
 
 from ml_collections import ConfigDict
