@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 import itertools
 import json
+import os
 from pathlib import Path
 import time
 from typing import Any
@@ -12,6 +13,9 @@ import numpy as np
 
 from slot_attention import command
 from slot_attention.paper import provenance
+
+# As the user set them: a benchmark may add its own.
+_XLA_FLAGS = os.environ.get("XLA_FLAGS", "").strip()
 
 
 def define_output(flags: command.Flags) -> None:
@@ -62,13 +66,14 @@ def describe(
   packages: Iterable[str] = ("jax", "flax", "optax"),
   **results: Any,
 ) -> dict[str, Any]:
-  """Returns command, date, hardware and versions, and then the results.
+  """Returns command, date, hardware, versions and flags, and the results.
 
   Results of the same names replace what this machine says.
   """
   return {
     "command": provenance.command(module),
     **provenance.provenance(packages),
+    "xla_flags": _XLA_FLAGS or "none",
     **results,
   }
 

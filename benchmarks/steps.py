@@ -49,17 +49,18 @@ _ONEDNN = " ".join(
     "--xla_cpu_use_xnnpack=false",
   )
 )
+_SMALL_PAGES = dict.fromkeys(start.HUGE_PAGES, "")
 # Of each contender: environment variables. The commands of this project take
 # huge pages by themselves.
 _CONTENDERS = {
   "jax": start.HUGE_PAGES,
-  "jax small pages": {},
+  "jax small pages": _SMALL_PAGES,
   "jax onednn": {"XLA_FLAGS": _ONEDNN, **start.HUGE_PAGES},
-  "torch": {},
+  "torch": _SMALL_PAGES,
   "torch huge pages": start.HUGE_PAGES,
-  "torch compiled": {},
+  "torch compiled": _SMALL_PAGES,
   "torch compiled huge pages": start.HUGE_PAGES,
-  "keras": {},
+  "keras": _SMALL_PAGES,
   "keras huge pages": start.HUGE_PAGES,
 }
 _DEFAULT_CONTENDERS = ("jax", "torch", "torch compiled", "keras")
@@ -244,8 +245,8 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
     "Names of contenders, with commas. jax is this project, jax small pages"
     " the same without the huge pages of memory that its commands take on"
     " Linux, and jax onednn with flags by which XLA calls oneDNN on x86 CPUs."
-    " All except torch compile the whole step. There are"
-    f" {', '.join(_CONTENDERS)}.",
+    " jax and keras compile the whole step, torch compiled forward and backward"
+    f" pass, and torch nothing. There are {', '.join(_CONTENDERS)}.",
   )
   flags.define_string(
     "torch_python",
