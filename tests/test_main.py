@@ -19,13 +19,19 @@ from tests.data.test_originals import write_records
 from tests.data.test_tetrominoes import GENUINE
 
 ROOT = Path(__file__).parents[1]
-# Configs with an argument, and the small ones, have other values than these.
-# `tests/test_validation.py` checks all values; `tests/test_rivals.py` and
-# `tests/test_successors.py` train other models.
+# Configs with an argument, the small ones, and the variants have other values
+# than these. `tests/test_validation.py` checks all values;
+# `tests/test_rivals.py` and `tests/test_successors.py` train other models.
+VARIANTS = (
+  "clevr6_grayscale_object_discovery",
+  "clevr6_set_prediction",
+  "tetrominoes_fast_object_discovery",
+)
 CONFIGS = [
   pytest.param(name, marks=[pytest.mark.slow] * (name != "quickstart"))
   for name in configs.names()
   if not name.endswith("_small")
+  and name not in VARIANTS
   and not inspect.signature(
     importlib.import_module(f"configs.{name}").get_config
   ).parameters

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slot_attention import models, tasks, validation
+from slot_attention import losses, models, tasks, validation
 from slot_attention.data import loading
 
 
@@ -108,6 +108,32 @@ def measure_slots(slots, segments):
   outputs = {"masks": masks, "recon_combined": images}
   batch = {"images": images, "segments": segments}
   return video_task().measure(outputs, batch)
+
+
+@pytest.mark.parametrize("coordinate_scale", [1.0, 5.0])
+@pytest.mark.parametrize("use_all_iterations", [False, True])
+def test_the_loss_of_sets_is_of_the_last_or_of_every_iteration(
+  set_config, use_all_iterations, coordinate_scale
+):
+  """Figure 23."""
+  set_config.loss.use_all_iterations = use_all_iterations
+  set_config.loss.coordinate_scale = coordinate_scale
+  rng = np.random.default_rng(0)
+  targets = rng.uniform(size=(2, 3, 19)).astype(np.float32)
+  predictions = rng.uniform(size=(2, 4, 6, 19)).astype(np.float32)
+  loss = tasks.make_task(set_config).loss(
+    {
+      "predictions": predictions[:, -1],
+      "predictions_per_iteration": predictions,
+    },
+    {"targets": targets},
+  )
+  expected = [
+    losses.hungarian_huber_loss(x, targets, coordinate_scale=coordinate_scale)
+    for x in predictions.swapaxes(0, 1)
+  ]
+  expected = np.mean(expected, axis=0) if use_all_iterations else expected[-1]
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_an_object_that_changes_its_slot_within_a_video_is_wrong():

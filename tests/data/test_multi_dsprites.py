@@ -356,10 +356,11 @@ def test_another_variant_is_refused():
     multi_dsprites.generate(0, seed=0, variant="grey")
 
 
-def test_2000_images_a_second():
+def test_it_draws_400_images_a_second():
+  """It drew 2,200 to 2,500 on one core of an AMD EPYC, 2026-11-30."""
   start = time.process_time()
   multi_dsprites.generate(0, seed=0, variant="colored_on_grayscale")
-  assert 1_000 / (time.process_time() - start) > 2_000
+  assert 1_000 / (time.process_time() - start) > 400
 
 
 @pytest.mark.parametrize("variant", multi_dsprites.VARIANTS)

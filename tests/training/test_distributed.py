@@ -115,6 +115,23 @@ def assert_close_lines(a, b):
     assert line == pytest.approx(other, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+  "place, name",
+  enumerate(["config", "number of devices", "newest checkpoint"]),
+)
+def test_what_processes_do_not_have_in_common_is_named(
+  config, monkeypatch, place, name
+):
+  def gather(values):
+    others = values.copy()
+    others[0, place] += 1
+    return np.concatenate([values, others])
+
+  monkeypatch.setattr(parallel, "gather", gather)
+  with pytest.raises(ValueError, match=f"do not have the same {name}: "):
+    train._check_processes(config, 4)
+
+
 @pytest.mark.slow
 def test_processes_and_devices_give_the_same_numbers_and_checkpoints(
   tmp_path, monkeypatch
