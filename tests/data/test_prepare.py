@@ -1,5 +1,6 @@
 """Tests of the command that prepares data."""
 
+import re
 import subprocess
 import sys
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 import configs
-from slot_attention.data import loading, store
+from slot_attention.command import UsageError
+from slot_attention.data import loading, prepare, store
 from tests.data.test_loading import section
 
 
@@ -70,6 +72,21 @@ def test_the_command_shares_the_work_lists_it_and_checks_it(tmp_path):
   "arguments, code, words",
   [
     ([], 2, "or the name of one data set: tetrominoes, multi_dsprites"),
+    (["objects_room_train"], 1, "exists only as an original"),
+  ],
+)
+def test_the_command_ends_with_one_message(tmp_path, arguments, code, words):
+  result = run(*arguments, f"--data_dir={tmp_path}")
+  assert result.returncode == code
+  assert result.stderr.splitlines()[-1].startswith("error: ")
+  assert words in result.stderr.splitlines()[-1]
+  assert "Traceback" not in result.stderr
+  assert not list(tmp_path.glob("[!.]*"))
+
+
+@pytest.mark.parametrize(
+  "arguments, code, words",
+  [
     (["mnist"], 2, "or the name of one data set: tetrominoes, multi_dsprites"),
     (["tetrominoes", "--shard=3/3"], 2, "--shard=3/3 must be like 3/16"),
     (["tetrominoes", "--source=web"], 2, "one of <procedural|original>"),
@@ -82,7 +99,6 @@ def test_the_command_shares_the_work_lists_it_and_checks_it(tmp_path):
       "--seed has no effect with --source=original: give --source=procedural",
     ),
     (["moving_sprites", "--source=original"], 1, "has no original"),
-    (["objects_room_train"], 1, "exists only as an original"),
     (
       ["tetrominoes", "--source=original", "--path=nowhere.tfrecords"],
       1,
@@ -95,10 +111,8 @@ def test_the_command_shares_the_work_lists_it_and_checks_it(tmp_path):
     ),
   ],
 )
-def test_the_command_ends_with_one_message(tmp_path, arguments, code, words):
-  result = run(*arguments, f"--data_dir={tmp_path}")
-  assert result.returncode == code
-  assert result.stderr.splitlines()[-1].startswith("error: ")
-  assert words in result.stderr.splitlines()[-1]
-  assert "Traceback" not in result.stderr
+def test_what_cannot_be_prepared_is_said(tmp_path, arguments, code, words):
+  with pytest.raises((ValueError, OSError), match=re.escape(words)) as error:
+    prepare.main([*arguments, f"--data_dir={tmp_path}"])
+  assert isinstance(error.value, UsageError) == (code == 2)
   assert not list(tmp_path.glob("[!.]*"))
