@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from slot_attention.data import datasets
-from slot_attention.training import sweep, train
+from slot_attention.training import evaluate, sweep, train
 from tests.runs import BINARY, SETS, make_config
 
 jax.config.update("jax_platforms", "cpu")
@@ -59,6 +59,12 @@ def _little_memory():
     pages = int(memory.read_text().split()[1])
     if pages * os.sysconf("SC_PAGE_SIZE") > 2e9:
       _forget_compiled_functions()
+
+
+@pytest.fixture(name="no_pictures")
+def _no_pictures(monkeypatch):
+  """Lets evaluations draw nothing, where no test looks at the pictures."""
+  monkeypatch.setattr(evaluate, "make_artist", lambda *_: lambda params: [])
 
 
 @pytest.fixture(name="short_sweeps")

@@ -102,14 +102,13 @@ def all_changes():
 
 @pytest.mark.slow
 def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, no_pictures
 ):
   monkeypatch.chdir(tmp_path)
   # These take long, and only their data and batch size depend on the config.
   monkeypatch.setattr(
     evaluate, "make_evaluator", lambda *_, **__: lambda params: {"loss": 0.0}
   )
-  monkeypatch.setattr(evaluate, "make_artist", lambda *_: lambda params: [])
   monkeypatch.setattr(evaluate, "report", lambda *_: None)
   good = small_config(tmp_path / "data")
   train.train(ConfigDict(good), tmp_path / "good")

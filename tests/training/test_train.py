@@ -159,7 +159,7 @@ def test_one_device_and_four_give_the_same_numbers(
   ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-  config, tmp_path, monkeypatch, use_model, optimizer
+  config, tmp_path, monkeypatch, no_pictures, use_model, optimizer
 ):
   use_model(config)
   config.optimizer = optimizer
@@ -181,8 +181,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
   assert parts == read_lines(tmp_path / "whole")
 
 
-def test_work_after_the_last_checkpoint_is_done_again(config, tmp_path):
-  train.train(config, tmp_path / "whole")
+def test_work_after_the_last_checkpoint_is_done_again(
+  config, finished_run, tmp_path, no_pictures
+):
+  finished_run(tmp_path / "whole")
   config.checkpoint_every = 4
   train.train(config, tmp_path / "killed")
   # The files look as if a kill came after step 4, while writing a line.
@@ -196,7 +198,9 @@ def test_work_after_the_last_checkpoint_is_done_again(config, tmp_path):
   )
 
 
-def test_steps_of_one_dispatch_train_as_single_steps(config, tmp_path):
+def test_steps_of_one_dispatch_train_as_single_steps(
+  config, tmp_path, no_pictures
+):
   config.log_every = config.checkpoint_every = config.eval_every = 3
   train.train(config, tmp_path / "apart")
   config.steps_per_dispatch = 3
@@ -210,7 +214,9 @@ def test_steps_of_one_dispatch_train_as_single_steps(config, tmp_path):
     assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
 
 
-def test_a_run_goes_on_with_dispatches_that_divide_its_steps(config, tmp_path):
+def test_a_run_goes_on_with_dispatches_that_divide_its_steps(
+  config, tmp_path, no_pictures
+):
   config.log_every = config.checkpoint_every = config.eval_every = 3
   config.steps_per_dispatch = 3
   train.train(config, tmp_path / "whole")
@@ -239,9 +245,17 @@ def test_a_run_goes_on_with_dispatches_that_divide_its_steps(config, tmp_path):
     assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
 
 
-def test_only_the_newest_checkpoints_are_kept(config, tmp_path):
+def test_the_newest_checkpoints_are_kept_and_every_line_of_metrics_is_sent(
+  config, tmp_path, no_pictures
+):
   config.checkpoint_every = 1
-  train.train(config, tmp_path)
+  lines = []
+
+  def send(step, split, metrics):
+    lines.append({"step": step, "split": split, **metrics})
+
+  train.train(config, tmp_path, on_metrics=send)
+  assert lines == read_lines(tmp_path)
   steps = [path.name for path in (tmp_path / "checkpoints").iterdir()]
   assert sorted(steps) == ["5", "6"]
 
