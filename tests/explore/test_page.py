@@ -243,6 +243,7 @@ def test_the_iterations_play_until_they_are_stopped(visit):
   for t in (1, 2, 3, 1):
     sync_api.expect(page.locator(named("t-text"))).to_have_text(f"t = {t} of 3")
   page.click(named("play"))
+  sync_api.expect(page.locator(named("play"))).to_contain_text("play_arrow")
   wait(page, BUSY.replace("true", "false"))
   shown = page.inner_text(named("t-text"))
   page.wait_for_timeout(1_600)
