@@ -5,7 +5,10 @@
 Data: the scenes of configs/clevr_small.py in grey. The model is the same, with
 one channel.
 
-Measured here: not yet.
+Measured here, --config.seed=0: a foreground ARI of 35.0 %. The slots divide the
+image by regions (2026-11-30, one core of an AMD EPYC beside other work, Python
+3.12.1, JAX 0.12.0, with the XLA_FLAGS of docs/results.md). See
+results/greyscale_small.md.
 """
 
 from ml_collections import ConfigDict
