@@ -10,12 +10,24 @@ from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.rows import changed_values, config_name, rows_at
 
 # The pictures that `figures.py` draws of any run: place in the paper, title,
-# and the picture of a small run (relative to the folder of the results) or "".
+# and the picture of a small run (relative to the folder of the results).
 PICTURES = (
   ("Figure 3", "Slots, attention, iterations", "../docs/quickstart_slots.png"),
-  ("Figure 4", "Slots of greyscale CLEVR6 without their masks", ""),
-  ("Figure 6", "Attention of set prediction", ""),
-  ("Figure 20", "More objects and more slots than in training", ""),
+  (
+    "Figure 4",
+    "Slots of greyscale CLEVR6 without their masks",
+    "../docs/clevr_grayscale_small_slots.png",
+  ),
+  (
+    "Figure 6",
+    "Attention of set prediction",
+    "../docs/clevr_set_prediction_small_attention.png",
+  ),
+  (
+    "Figure 20",
+    "More objects and more slots than in training",
+    "../docs/clevr_small_more_slots.png",
+  ),
   (
     "Table 2",
     "Predictions after each iteration",
@@ -36,7 +48,7 @@ def render(results: Path) -> str:
     for name, experiment in EXPERIMENTS.items()
   ]
   figures += [
-    [place, title, "not yet", f"[picture]({picture})" if picture else "not yet"]
+    [place, title, "not yet", f"[picture]({picture})"]
     for place, title, picture in PICTURES
   ]
   numbers = [
@@ -133,7 +145,7 @@ def _measured(records, name, scale):
     num_seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
     return (
       f"[{stem}]({stem}.md), [picture]({stem}.png),"
-      f" {num_seeds} seeds, {record['date']},"
+      f" {num_seeds} seed{'s' * (most > 1)}, {record['date']},"
       f" {record['hardware']}{_missing(record, experiment)}"
     )
   if seen in records:
