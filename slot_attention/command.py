@@ -348,6 +348,11 @@ def _interrupt(number, _):
 
 def _log_error_elsewhere(error):
   logging.debug("In another thread:", exc_info=error[:3])
+  if error.exc_type is KeyboardInterrupt:
+    # Python ignores errors in destructors and callbacks, where the signal came,
+    # so it is sent again a little later. Only SIGTERM has a message.
+    number = signal.SIGTERM if str(error.exc_value) else signal.SIGINT
+    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
 
 
 def _is_worth_reading(record):

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import textwrap
 
 import jax
 import pytest
@@ -99,6 +100,7 @@ def run(main, monkeypatch, capsys, *arguments):
 def test_compiled_programs_are_kept_and_damaged_ones_are_made_again(tmp_path):
   program = """
 import sys
+import textwrap
 from slot_attention import command
 import jax
 flags = command.Flags("Doc.")
@@ -208,6 +210,30 @@ def test_a_config_is_given_as_a_name_or_as_a_file(name):
     assert flags.config.data.name == "tetrominoes"
     assert flags.config_name == "smoke_quickstart"
     assert flags.seeds == [3, 1]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_during_a_destructor_is_not_lost(name):
+  program = textwrap.dedent(f"""
+    import os, signal, time
+    from slot_attention import command
+
+    class Thing:
+      def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(0.1)
+
+    def main(arguments):
+      Thing()
+      time.sleep(30)
+
+    command.run(main)
+  """)
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 75, done.stderr
+  assert done.stderr.splitlines()[-1].endswith("the same command goes on")
 
 
 def test_configs_are_found_without_the_clone_as_the_current_folder(

@@ -145,7 +145,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
   report = "eval_tetrominoes_procedural/metrics.json"
   assert (killed / report).read_text() == (whole / report).read_text()
   # Half of the kills were in the middle of the training.
-  assert len({step for step in begun if 0 < step < num_steps}) > 3, begun
+  assert len({step for step in begun if 0 < step < num_steps}) > 2, begun
   assert codes.count(-9) > 3 and 75 in codes, codes
 
 
