@@ -232,7 +232,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   logging.use_absl_handler()
   logging.get_absl_handler().addFilter(_is_worth_reading)
   # Orbax raises the errors of its threads again where it waits for them.
-  threading.excepthook = sys.unraisablehook = _log_error_elsewhere
+  threading.excepthook = sys.unraisablehook = _handle_error_elsewhere
   # Training, and JAX in a cluster, catch SIGTERM by themselves.
   signal.signal(signal.SIGTERM, _interrupt)
   try:
@@ -346,8 +346,9 @@ def _interrupt(number, _):
   raise KeyboardInterrupt(f"{name}: the same command goes on")
 
 
-def _log_error_elsewhere(error):
-  logging.debug("In another thread:", exc_info=error[:3])
+def _handle_error_elsewhere(error):
+  """Handles an error of a thread, a destructor or a callback."""
+  logging.debug("Elsewhere:", exc_info=error[:3])
   if error.exc_type is KeyboardInterrupt:
     # Python ignores errors in destructors and callbacks, where the signal came,
     # so it is sent again a little later. Only SIGTERM has a message.

@@ -47,12 +47,16 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     left_out = {"stripes": " ".join(stripes), "diverged": " ".join(diverged)}
     if not by_seed:
       lines.append({**about, "metric": "", "paper": "", **left_out})
-    for points in zip(*by_seed.values(), strict=True):
-      if len({tuple(map(x.get, PLACES)) for x in points}) > 1:
-        raise ValueError(
-          f"the seeds of {row['label']} ({row['config']}) were evaluated at"
-          " different points"
-        )
+    places = [
+      [[x.get(place) for place in PLACES] for x in points]
+      for points in by_seed.values()
+    ]
+    if any(x != places[0] for x in places):
+      raise ValueError(
+        f"the seeds of {row['label']} ({row['config']}) were evaluated at"
+        " different points"
+      )
+    for points in zip(*by_seed.values()):
       where = {key: points[0][key] for key in PLACES if key in points[0]}
       for metric in points[0]:
         if metric in where or metric in ("sweep", "num_examples"):
@@ -126,12 +130,11 @@ def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     difference = interval = None
     if variant:
       difference = float(np.mean(variant) - np.mean(default))
-    if variant and min(len(default), len(variant)) < COMPARED_SEEDS:
-      agrees = "" if expected is None else "too few seeds"
-    else:
-      if variant:
+      if min(len(default), len(variant)) >= COMPARED_SEEDS:
         interval = _confidence_interval(variant, default)
-      agrees = _verdict(interval, expected)
+    agrees = _verdict(interval, expected)
+    if agrees and variant and interval is None:
+      agrees = "too few seeds"
     lines.append(
       {
         "label": row["label"],

@@ -599,7 +599,7 @@ def test_differences_are_compared_with_the_papers(
 def test_seeds_that_were_evaluated_at_other_points_are_not_averaged():
   for steps in ((10, 20), (10,)):
     points = [[{"step": s, "loss": 0.1} for s in x] for x in ((10, 30), steps)]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="evaluated at different points"):
       make_result(("x", "", points))
 
 
