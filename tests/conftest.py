@@ -43,28 +43,28 @@ def _forget_compiled_functions():
     ctypes.CDLL(None).malloc_trim(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _few_memory_maps():
-  """Keeps a process below the number of memory maps that it may have."""
-  yield
-  _forget_compiled_functions()
-
-
 @pytest.fixture(autouse=True)
 def _little_memory():
-  """Keeps a process below 3 GB."""
+  """Keeps a process below 3 GB, and below the memory maps that it may have."""
   yield
-  memory = Path("/proc/self/statm")  # On Linux, in pages; the second is in use.
-  if memory.exists():
-    pages = int(memory.read_text().split()[1])
-    if pages * os.sysconf("SC_PAGE_SIZE") > 2e9:
+  process = Path("/proc/self")  # On Linux.
+  if process.exists():
+    pages = int((process / "statm").read_text().split()[1])  # Those in use.
+    maps = (process / "maps").read_bytes().count(b"\n")  # Linux allows 65,530.
+    if pages * os.sysconf("SC_PAGE_SIZE") > 1.6e9 or maps > 30_000:
       _forget_compiled_functions()
 
 
-@pytest.fixture(name="no_pictures")
-def _no_pictures(monkeypatch):
-  """Lets evaluations draw nothing, where no test looks at the pictures."""
-  monkeypatch.setattr(evaluate, "make_artist", lambda *_: lambda params: [])
+@pytest.fixture(autouse=True)
+def _few_pictures(request, monkeypatch):
+  """Lets evaluations draw nothing, unless the test has `with_pictures`."""
+  if "with_pictures" not in request.fixturenames:
+    monkeypatch.setattr(evaluate, "make_artist", lambda *_: lambda params: [])
+
+
+@pytest.fixture(name="with_pictures")
+def _with_pictures():
+  """Lets the evaluations of a test draw pictures."""
 
 
 @pytest.fixture(name="short_sweeps")

@@ -92,7 +92,9 @@ def test_figures_and_your_own_images(run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use_successor", [use_invariant, use_mesh])
-def test_sets_are_predicted_as_well(set_config, tmp_path, use_successor):
+def test_sets_are_predicted_as_well(
+  set_config, tmp_path, with_pictures, use_successor
+):
   set_config.model.decoder = ConfigDict()
   use_successor(set_config)
   del set_config.model[

@@ -102,7 +102,7 @@ def all_changes():
 
 @pytest.mark.slow
 def test_every_change_of_a_config_runs_or_is_refused_at_the_door(
-  tmp_path, monkeypatch, no_pictures
+  tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
   # These take long, and only their data and batch size depend on the config.

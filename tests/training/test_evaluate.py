@@ -16,7 +16,9 @@ from tests.data.test_originals import write_split
 from tests.runs import read_lines
 
 
-def test_pictures_are_drawn_at_every_evaluation(config, tmp_path, monkeypatch):
+def test_pictures_are_drawn_at_every_evaluation(
+  config, tmp_path, monkeypatch, with_pictures
+):
   drawn = []
 
   def record(self, step, pictures):
@@ -46,7 +48,7 @@ def test_evaluation_can_change_data_k_and_t(config, finished_run, tmp_path):
 
 
 def test_every_evaluation_has_a_folder_and_says_what_it_evaluated(
-  config, finished_run, tmp_path, capsys
+  config, finished_run, tmp_path, capsys, with_pictures
 ):
   def metrics_of(folder):
     return json.loads((tmp_path / folder / "metrics.json").read_text())
@@ -91,7 +93,9 @@ def test_evaluation_does_not_depend_on_the_batch_size(
   assert again == pytest.approx(first, abs=1e-5)
 
 
-def test_object_discovery_works_without_masks(config, tmp_path, short_sweeps):
+def test_object_discovery_works_without_masks(
+  config, tmp_path, short_sweeps, with_pictures
+):
   write_split(tmp_path / "CLEVR_v1.0", "val", 24, size=(240, 320))
   config.data.name = "clevr"
   config.data.source = "original"

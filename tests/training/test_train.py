@@ -31,7 +31,7 @@ from tests.runs import (
 )
 
 
-def test_a_run_writes_all_documented_files(config, tmp_path):
+def test_a_run_writes_all_documented_files(config, tmp_path, with_pictures):
   metrics = train.train(config, tmp_path / "run")
   assert set(metrics) == {"loss", "fg_ari", "ari", "mbo"}
   lines = read_lines(tmp_path / "run")
@@ -63,7 +63,9 @@ def test_training_lowers_the_loss_on_data_not_trained_on(config, tmp_path):
 APS = {"ap_inf", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125"}
 
 
-def test_set_prediction_trains_in_the_same_loop(set_config, tmp_path):
+def test_set_prediction_trains_in_the_same_loop(
+  set_config, tmp_path, with_pictures
+):
   metrics = train.train(set_config, tmp_path)
   assert set(metrics) == {"loss", "attn_ari"} | APS
   assert list(tmp_path.glob("eval_*/attention.png"))
@@ -81,7 +83,7 @@ def test_the_slot_mlp_predicts_sets(set_config, tmp_path):
     sweep.sweep_run(runs.load_config(tmp_path), tmp_path)
 
 
-def test_the_slot_mlp_trains_in_the_same_loop(config, tmp_path):
+def test_the_slot_mlp_trains_in_the_same_loop(config, tmp_path, with_pictures):
   del config.model.slot_attention
   config.model.slot_mlp = ConfigDict(
     {
@@ -159,7 +161,7 @@ def test_one_device_and_four_give_the_same_numbers(
   ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-  config, tmp_path, monkeypatch, no_pictures, use_model, optimizer
+  config, tmp_path, monkeypatch, use_model, optimizer
 ):
   use_model(config)
   config.optimizer = optimizer
@@ -182,7 +184,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
 
 
 def test_work_after_the_last_checkpoint_is_done_again(
-  config, finished_run, tmp_path, no_pictures
+  config, finished_run, tmp_path
 ):
   finished_run(tmp_path / "whole")
   config.checkpoint_every = 4
@@ -198,9 +200,7 @@ def test_work_after_the_last_checkpoint_is_done_again(
   )
 
 
-def test_steps_of_one_dispatch_train_as_single_steps(
-  config, tmp_path, no_pictures
-):
+def test_steps_of_one_dispatch_train_as_single_steps(config, tmp_path):
   config.log_every = config.checkpoint_every = config.eval_every = 3
   train.train(config, tmp_path / "apart")
   config.steps_per_dispatch = 3
@@ -214,9 +214,7 @@ def test_steps_of_one_dispatch_train_as_single_steps(
     assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
 
 
-def test_a_run_goes_on_with_dispatches_that_divide_its_steps(
-  config, tmp_path, no_pictures
-):
+def test_a_run_goes_on_with_dispatches_that_divide_its_steps(config, tmp_path):
   config.log_every = config.checkpoint_every = config.eval_every = 3
   config.steps_per_dispatch = 3
   train.train(config, tmp_path / "whole")
@@ -246,7 +244,7 @@ def test_a_run_goes_on_with_dispatches_that_divide_its_steps(
 
 
 def test_the_newest_checkpoints_are_kept_and_every_line_of_metrics_is_sent(
-  config, tmp_path, no_pictures
+  config, tmp_path
 ):
   config.checkpoint_every = 1
   lines = []
