@@ -13,6 +13,8 @@ from tests.models.test_invariant import gru, mlp
 
 # All sizes differ, so that a confusion of axes fails.
 B, N, K, D, D_INPUTS, T = 2, 7, 3, 8, 6, 2
+# Fewer than the defaults, since every iteration is compiled.
+SINKHORN_ITERATIONS, MESH_STEPS = 3, 1
 RNGS = {"params": jax.random.key(0), "slots": jax.random.key(1)}
 
 
@@ -23,6 +25,8 @@ def make(**fields):
       "num_iterations": T,
       "slot_size": D,
       "mlp_hidden_size": 10,
+      "sinkhorn_iterations": SINKHORN_ITERATIONS,
+      "mesh_steps": MESH_STEPS,
       **fields,
     }
   )
@@ -115,8 +119,12 @@ def test_equals_the_equations_written_out_in_numpy(
       taken = amounts(state, "slot_amounts")
       q = state @ p["project_q"]["kernel"]
       cost = np.linalg.norm(k[:, None] - q, axis=-1)
-      cost, potential = numpy_mesh(cost, given, taken, mesh_steps, 1.0, 5)
-      plan, _ = numpy_sinkhorn(cost, given, taken, potential, 5)
+      cost, potential = numpy_mesh(
+        cost, given, taken, mesh_steps, 1.0, SINKHORN_ITERATIONS
+      )
+      plan, _ = numpy_sinkhorn(
+        cost, given, taken, potential, SINKHORN_ITERATIONS
+      )
       np.testing.assert_allclose(outputs["plan"][b, t], plan, atol=1e-5)
       attn = plan / plan.sum(1, keepdims=True)
       np.testing.assert_allclose(outputs["attn"][b, t], attn, atol=1e-5)
@@ -153,7 +161,7 @@ def test_a_plan_gives_and_takes_the_amounts():
 def test_each_step_lowers_the_entropy():
   cost, log_a, log_b = random_problem()
   entropies = []
-  for num_steps in range(5):
+  for num_steps in (0, 1, 4):
     changed, v = jax.jit(
       lambda cost, num_steps=num_steps: mesh.minimize_entropy(
         cost, log_a, log_b, num_steps=num_steps, rate=1.0, num_iterations=5

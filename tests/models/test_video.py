@@ -45,8 +45,14 @@ def _run(request):
   # Each call of MESH draws another small noise, and steps amplify rounding.
   monkeypatch = pytest.MonkeyPatch()
   monkeypatch.setattr("slot_attention.models.mesh._COST_NOISE", 0.0)
+  # Every step and every iteration is compiled.
   mesh = models.MeshAttention(
-    num_slots=K, slot_size=D, mlp_hidden_size=7, mesh_rate=1.0
+    num_slots=K,
+    slot_size=D,
+    mlp_hidden_size=7,
+    sinkhorn_iterations=2,
+    mesh_steps=1,
+    mesh_rate=1.0,
   )
   module = video.VideoDiscovery(
     encoder=plain.encoder,
