@@ -200,7 +200,8 @@ def test_masks_that_vanish_give_a_finite_loss_and_gradients(
     outputs = apply(steep, images, noise=noise)
     return loss_of(outputs, images, (0.3, 0.4), 0.5, 0.5).sum(), outputs
 
-  (value, outputs), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+  gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  (value, outputs), gradients = gradient(params)
   assert outputs["masks"].min() == 0
   np.testing.assert_allclose(outputs["masks"].sum(1), 1, atol=1e-5)
   assert np.isfinite(value)
