@@ -51,7 +51,7 @@ def _little_memory():
   if process.exists():
     pages = int((process / "statm").read_text().split()[1])  # Those in use.
     maps = (process / "maps").read_bytes().count(b"\n")  # Linux allows 65,530.
-    if pages * os.sysconf("SC_PAGE_SIZE") > 1.6e9 or maps > 30_000:
+    if pages * os.sysconf("SC_PAGE_SIZE") > 2e9 or maps > 30_000:
       _forget_compiled_functions()
 
 
