@@ -7,10 +7,11 @@
 The paper says (Section 4.1) that Slot Attention needs less memory and time than
 IODINE. The command trains Slot Attention, IODINE and MONet on one data set of
 object discovery, and Slot Attention, the Slot MLP and DSPN on one of set
-prediction, all of a kind with the same batch size. Every model has a process of
-its own, and those of a kind take turns. A turn starts with a step that is not
-timed; the first one of all compiles. Memory is the largest that the device has
-used. On a CPU it is that of the whole process, with the libraries and the data.
+prediction. All models of a kind have the same batch size. Every model has a
+process of its own, and the models of a kind take turns. A turn starts with a
+step that is not timed; in the first turn, this step compiles. Memory is the
+largest that the device has used. On a CPU it is that of the whole process, with
+the libraries and the data.
 
 Absolute numbers hold on accelerators only: on a CPU, the table has ratios to
 Slot Attention. With --output=NAME, the command writes NAME.json and NAME.md.

@@ -2,12 +2,13 @@
 
 A step is compute, and then one all-reduce of the gradients, which does not
 overlap with it. Compute has a shorter and a longer time, see
-`compilation.estimate`. Neither has what starting an instruction costs.
+`compilation.estimate`. Neither includes the cost of starting an instruction.
 
-Operations and bytes lie on lines between compiled shares of the batch, and on
-the last lines beyond them. Below the smallest share, they are at least in
-proportion to it, and above the largest at most. A config with one compiled
-share has no strong scaling.
+Operations and bytes are interpolated on lines between the compiled shares of
+the batch. Beyond these, the first and the last line go on. Below the smallest
+compiled share, operations and bytes are at least in proportion to the share;
+above the largest, they are at most so. A config with one compiled share has no
+strong scaling.
 
 An all-reduce is a reduce-scatter and an all-gather along both axes of the slice
 at once, see `all_reduce_seconds`.

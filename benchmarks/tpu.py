@@ -7,8 +7,8 @@ Each step is compiled in a process of its own, one after the other. Nothing is
 measured but the time that compiling takes on this machine: the other numbers
 are the compiler's, and times of steps and runs are computed from the chip's
 published numbers. With --output=NAME, the command writes NAME.json and NAME.md
-after every step. The same command goes on from there: it compiles no step anew
-that NAME.json has of the same versions.
+after every step. The same command goes on from there: it does not compile a
+step again if NAME.json has it with the same versions.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -6,8 +6,9 @@
   python main.py --config=configs/iodine.py:quickstart
 
 The values are those of deepmind-research/iodine/configurations.py, with the
-batches of its comments (eight GPUs). A smaller batch there has a rate that is
-smaller by the root of its share. Adam has b1 = 0.9 here, and 0.95 there.
+batches of its comments (eight GPUs). For a smaller batch, that code multiplies
+the rate by the square root of the batch's share. Adam has b1 = 0.9 here, and
+0.95 there.
 
 How IODINE was run on the binarised set is not published: it has the values of
 Multi-dSprites here, with K = 4. The quickstart and the small configs have

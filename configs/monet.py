@@ -10,9 +10,9 @@ standard deviations 0.09 and 0.11, 1,000,000 steps of 64 images at a rate of
 1e-4. The paper has RMSProp, and Adam is here. Tetrominoes is not in the paper:
 its standard deviations are those of addtt/object-centric-library, which crops
 the images to 32x32. The quickstart and the small configs have a smaller
-attention network, smaller batches and a higher rate. That of tetrominoes_small
-is the best of three; see results/TODO.md. multi_dsprites_small and clevr_small
-have the same.
+attention network, smaller batches and a higher rate. The rate of
+tetrominoes_small is the best of three; see results/TODO.md.
+multi_dsprites_small and clevr_small have the same rate.
 
 Paper (Table 1): foreground ARI 96.2 +- 0.6 % on CLEVR6, 90.4 +- 0.8 % on
 Multi-dSprites.

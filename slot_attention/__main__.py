@@ -6,7 +6,8 @@
 A run lives in its --workdir. The same command goes on from the newest
 checkpoint there. --workdir=FOLDER alone takes the config from that folder.
 
-This compiles the training for TPUs, without one, and says what it needs:
+This command compiles the training for TPUs, on a machine that has none, and
+says what the training needs of them:
 
   python main.py --config=quickstart --mode=compile --topology=v5e:2x2
 """

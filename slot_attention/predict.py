@@ -3,9 +3,9 @@
   python -m slot_attention.predict --workdir=runs/quickstart photo.png
   python -m slot_attention.predict --pretrained=quickstart a.png b.jpg --to=out
 
-Images may have any size. They are cropped and resized as in training, and get
-the contrast of its images. The command writes into the folder TO/NAME of every
-image:
+Images may have any size. They are cropped, resized and stretched in contrast as
+the images of the training were. The command writes into the folder TO/NAME of
+every image:
 
   slots.png          object discovery: the slots, as in Figure 3a
   segments.png       object discovery: the slot of every pixel, counted from 1;
