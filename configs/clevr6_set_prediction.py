@@ -2,7 +2,7 @@
 
   python main.py --config=configs/clevr6_set_prediction.py
   python main.py --config=configs/clevr6_set_prediction.py --mode=sweep \
-    --config.data.max_objects=10
+    --config.data.max_objects=10 --config.data.num_eval=15000
 
 Data: the images of clevr_set_prediction.py that have at most 6 objects.
 Measured here: not yet.

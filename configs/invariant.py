@@ -7,9 +7,11 @@
 The values are those of google-research/invariant_slot_attention, files
 configs/tetrominoes/equiv_transl.py (positions; 512 images for training) and
 configs/clevr_with_masks/equiv_transl_scale.py (positions and scales; CLEVR10
-with 11 slots there). The paper's code clips gradients of a sum over the image
-to 0.05; here the loss is a mean, and the norm is 0.05 / (H W C). The quickstart
-and tetrominoes_small have their own recipes and layers.
+with 11 slots there). In the paper's code, the loss is a sum over the image, its
+gradients are clipped to 0.05, and Adam's epsilon is 1e-8. Here, the loss is a
+mean, and both numbers are divided by H W C. There, the cosine starts after the
+warm-up; here, it starts with it. The quickstart and tetrominoes_small have
+their own recipes and layers.
 
 Paper: large gains with little data.
 Measured here with the earlier design of tetrominoes_small, where it depends on
@@ -27,6 +29,7 @@ _TETROMINOES = {
   "decay_rate": 0.0,
   "decay_steps": 20_000,
   "max_grad_norm": 1.36e-5,
+  "optimizer_epsilon": 2.72e-12,
   "eval_every": 1_000,
   "checkpoint_every": 1_000,
 }
@@ -35,6 +38,7 @@ _CLEVR = {
   "decay_rate": 0.0,
   "decay_steps": 500_000,
   "max_grad_norm": 1.02e-6,
+  "optimizer_epsilon": 2.03e-13,
 }
 # Of each config: the frame, and changes of training, data, encoder and decoder.
 _VALUES = {

@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
   config.decay_rate = 0.5  # Factor of the rate after decay_steps.
   config.decay_steps = 100_000
   config.max_grad_norm = 0.0  # 0: gradients are not clipped.
+  config.optimizer_epsilon = 1e-8
 
   config.max_minutes = 0.0  # 0: no limit. Else the run saves and stops then.
   config.log_every = 100

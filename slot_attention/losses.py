@@ -77,8 +77,9 @@ def hungarian_huber_loss(
   The cost of a pair is the Huber loss, averaged over P. The loss is the sum of
   the costs of the matched pairs. Targets that are padding (all zero) are
   matched like the others, and there are at least K targets: a prediction that
-  is left over learns that it is no object. Gradients do not flow through the
-  matching.
+  is left over learns that it is no object. With K < M, only K targets are
+  matched, and padding may be among them while an object is not. Gradients do
+  not flow through the matching.
 
   Args:
     predictions: [B, K, P].

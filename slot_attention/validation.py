@@ -33,6 +33,7 @@ FIELDS = {
   "decay_rate": (float, 0),
   "decay_steps": (int, 1),
   "max_grad_norm": (float, 0),
+  "optimizer_epsilon": (float, 0),
   "max_minutes": (float, 0),
   "log_every": (int, 1),
   "eval_every": (int, 1),
@@ -59,6 +60,7 @@ DEFAULTS = {
   "muon_learning_rate": 2e-3,
   "muon_kernels": "all",
   "decay": "exponential",
+  "optimizer_epsilon": 1e-8,
 }
 SECTIONS = ("data", "model", "loss")
 

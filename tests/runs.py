@@ -36,6 +36,7 @@ def make_config(data_dir, task="object_discovery") -> ConfigDict:
       "decay_rate": 0.5,
       "decay_steps": 10,
       "max_grad_norm": 0.0,
+      "optimizer_epsilon": 1e-8,
       "max_minutes": 0.0,
       "log_every": 2,
       "eval_every": 3,

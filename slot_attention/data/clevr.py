@@ -27,7 +27,7 @@ MAX_OBJECTS = 10
 TARGET_SIZE = 3 + sum(len(classes) for classes in PROPERTIES.values()) + 1
 
 # Rows and columns that object discovery keeps of images of CROPPED_SIZE, height
-# and width. (The paper's E.1 swaps rows and columns.)
+# and width. (The paper's E.8 swaps rows and columns.)
 CROPPED_SIZE = (240, 320)
 CROP_ROWS = slice(29, 221)
 CROP_COLUMNS = slice(64, 256)
@@ -77,7 +77,7 @@ def encode_scene(objects: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def frame(images: np.ndarray, *, crop: bool, image_size: int) -> np.ndarray:
-  """Crops and resizes images to the square input of the models (E.1, E.2).
+  """Crops and resizes images to the square input of the models (E.8).
 
   As in the official code, the resizing is bilinear with half-pixel centres and
   without antialiasing. The result is rounded to uint8.

@@ -119,7 +119,7 @@ class Framing(NamedTuple):
 
 
 # CENTRE is what object discovery uses of CLEVR with masks, WHOLE is what set
-# prediction uses of CLEVR (E.1, E.2).
+# prediction uses of CLEVR (E.8).
 CENTRE = Framing(
   320,
   240,

@@ -127,7 +127,7 @@ def generate(
     chunk: number of the chunk, from 0.
     seed: seed of the data set.
     crop: True draws the central crop of a 320x240 image, as for object
-      discovery. False draws a whole 480x320 image, squashed (E.1, E.2).
+      discovery. False draws a whole 480x320 image, squashed (E.8).
     image_size: side S of the images, in pixels.
     samples: number of rays per pixel.
     min_objects: smallest number of objects in a scene.

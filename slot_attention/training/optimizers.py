@@ -40,7 +40,11 @@ def from_config(
   if config.optimizer == "muon":
     muon_schedule = schedule(config.muon_learning_rate)
   optimizer = make_optimizer(
-    adam_schedule, config.max_grad_norm, muon_schedule, config.muon_kernels
+    adam_schedule,
+    config.max_grad_norm,
+    muon_schedule,
+    config.muon_kernels,
+    config.optimizer_epsilon,
   )
   return optimizer, adam_schedule
 
@@ -92,6 +96,7 @@ def make_optimizer(
   max_grad_norm: float,
   muon_schedule: optax.Schedule | None = None,
   muon_kernels: str = "all",
+  epsilon: float = 1e-8,
 ) -> optax.GradientTransformation:
   """Makes Adam with the paper's constants (Table 11a), or Muon beside Adam.
 
@@ -114,13 +119,16 @@ def make_optimizer(
       updates all parameters, as in the paper.
     muon_kernels: which kernels Muon updates: "all", or only those of "dense"
       layers or of "convolutions". Adam updates the others.
+    epsilon: added to the denominators of Adam and of Muon. Gradients that are
+      not much larger change the parameters less.
   """
   if muon_schedule is None:
-    optimizer = optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8)
+    optimizer = optax.adam(schedule, b1=0.9, b2=0.999, eps=epsilon)
   else:
     optimizer = contrib.muon(
       muon_schedule,
       beta=0.95,
+      eps=epsilon,
       nesterov=True,
       ns_steps=5,
       consistent_rms=0.2,

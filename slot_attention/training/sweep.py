@@ -26,8 +26,8 @@ _KEYS = (
   "num_examples",
 )
 
-# Iterations T of a sweep. The paper has 1 (Figure 12) to 7 (Figure 5). Larger
-# numbers show whether more iterations do harm.
+# Iterations T of a sweep. The paper has 1 (Table 2) to 7 (Figure 5, centre).
+# Larger numbers show whether more iterations do harm.
 SWEPT_ITERATIONS = range(1, 11)
 # Further iterations for models that train with at least 10: N-EM and DSPN.
 SWEPT_MANY_ITERATIONS = (20, 30)
@@ -42,8 +42,8 @@ def sweep_run(
   """Evaluates the newest checkpoint with other T and K, without training.
 
   There are four sweeps:
-    iterations: over T, on all images (Figures 5 centre, 12). A model without
-      iterations has one point;
+    iterations: over T, on all images (Figure 2, and Figure 5, centre). A model
+      without iterations has one point;
     objects: over T, on the images of each number N of objects (Figures 21, 22);
     slots: over N, on the images with N objects, where K - N is as large as
       num_slots - max_objects in training (Figure 5 right, where K = N);
@@ -136,9 +136,7 @@ def sweep_run(
         add("objects", of_count, t, slots, count)
       progress.update()
     for count in sizes:
-      part = dataclasses.replace(
-        split, examples=split.examples[num_objects == count]
-      )
+      part = _of_count(split, num_objects, count)
       num_slots = max(task.least_slots, count + spare_slots)
       measured = measurer(part)(params, num_slots=num_slots)
       add("slots", measured, iterations, num_slots, count)
@@ -160,6 +158,19 @@ def sweep_run(
     panels = _panels(rows, iterations, slots)
     _report(evaluate.folder_of(workdir, config), result, panels)
   return rows
+
+
+def _of_count(split, num_objects, count):
+  """Returns the examples with `count` objects, and targets without padding.
+
+  If there were more targets than slots, objects would be left without a slot
+  while others are matched with padding.
+  """
+  arrays = dict(split.arrays)
+  if "targets" in arrays:
+    arrays["targets"] = arrays["targets"][:, : max(1, count)]
+  examples = split.examples[num_objects == count]
+  return dataclasses.replace(split, arrays=arrays, examples=examples)
 
 
 def _swept_iterations(trained):

@@ -144,6 +144,36 @@ def test_muon_updates_only_the_kernels_that_a_config_names():
   assert not np.allclose(muon["dense"]["kernel"], adam["dense"]["kernel"])
 
 
+@pytest.mark.parametrize("muon_schedule", [None, lambda step: 0.5])
+def test_a_loss_of_another_scale_has_the_same_updates(muon_schedule):
+  """If the norm and epsilon have this scale as well."""
+  size = optimizers.MIN_MUON_SIZE
+  keys = jax.random.split(jax.random.key(0), 2)
+  grads = {
+    "dense": {
+      "kernel": jax.random.normal(keys[0], (size, size)),
+      "bias": jax.random.normal(keys[1], (size,)),
+    }
+  }
+  params = jax.tree.map(jnp.zeros_like, grads)
+
+  def update(scale, epsilon):
+    optimizer = optimizers.make_optimizer(
+      lambda step: 1.0, 0.05 * scale, muon_schedule, epsilon=epsilon
+    )
+    scaled = jax.tree.map(lambda x: scale * x, grads)
+    return optimizer.update(scaled, optimizer.init(params), params)[0]
+
+  expected = update(1.0, 1e-8)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+    update(1e-6, 1e-14),
+    expected,
+  )
+  unscaled = update(1e-6, 1e-8)["dense"]["bias"]
+  assert (np.abs(unscaled) < 0.5 * np.abs(expected["dense"]["bias"])).all()
+
+
 def test_a_max_grad_norm_of_zero_turns_clipping_off():
   params = {"w": jnp.zeros(3)}
   grads = {"w": jnp.array([3.0, 4.0, 0.0])}

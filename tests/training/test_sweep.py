@@ -48,6 +48,14 @@ def test_a_sweep_covers_iterations_objects_and_slots(
   # The two iterations of the run are in the sweep, whatever else is.
   monkeypatch.setattr(sweep, "SWEPT_ITERATIONS", (1, 4))
   metrics = train.train(set_config, tmp_path)
+  splits, make_measurer = [], evaluate.make_measurer
+  monkeypatch.setattr(
+    sweep.evaluate,
+    "make_measurer",
+    lambda task, split, **kwargs: (
+      splits.append(split) or make_measurer(task, split, **kwargs)
+    ),
+  )
   rows = sweep.sweep_run(set_config, tmp_path)
   (as_trained,) = (
     row
@@ -71,6 +79,10 @@ def test_a_sweep_covers_iterations_objects_and_slots(
     for row in rows
     if row["sweep"] == "slots"
   } == {number: max(1, number - 1) for number in numbers.tolist()}
+  # Padding would take a slot from an object.
+  for number, split in zip(numbers.tolist(), splits[1:], strict=True):
+    targets = split.take(np.arange(len(split)))["targets"]
+    assert targets.shape[1] == number and (targets[..., -1] == 1).all()
   more = [row["num_slots"] for row in rows if row["sweep"] == "more_slots"]
   assert more == [4, 5, 8]
   assert len({row["loss"] for row in rows}) > 5
