@@ -56,6 +56,7 @@ from slot_attention.paper.rows import (
   has_files,
   jobs_of,
   rows_at,
+  value_of,
 )
 from slot_attention.training import (
   checkpoints,
@@ -126,7 +127,7 @@ def reproduce(
       workdir, kept = runs / job.directory, results / KEPT / job.directory
       config = changed(job.config, {"data.data_dir": data_dir})
       if use_kept and has_files(kept, names) and not has_files(workdir, names):
-        measured[key], origins[key] = _read(kept, names, config)
+        measured[key], origins[key] = _read(job.row, config, kept, names)
         continue
       if only_finished and not (workdir / FINISHED).exists():
         continue
@@ -135,7 +136,7 @@ def reproduce(
           logging.info("Run %d of %d: %s", i + 1, len(jobs), workdir)
           _measure(experiment, job.row, config, workdir, names)
           _keep(workdir, kept)
-          measured[key], origins[key] = _read(workdir, names, config)
+          measured[key], origins[key] = _read(job.row, config, workdir, names)
   if not measured:
     raise ValueError(f"no run of {name} at --scale={scale} is finished")
   result = {
@@ -200,11 +201,11 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
     lock.release()
 
 
-def _read(folder, names, config):
+def _read(row, config, folder, names):
   """Returns the results of a run, None if it diverged, and its provenance.
 
   Raises:
-    ValueError: if it was trained with another config than the given one.
+    ValueError: if it was trained or evaluated with another config.
   """
   trained = json.loads((folder / FINISHED).read_text())
   then, now = trained.get("config", {}), _fields(config)  # Old runs have none.
@@ -218,7 +219,16 @@ def _read(folder, names, config):
   origin = {key: trained.get(key, "not recorded") for key in _origin()}
   if trained["metrics"] is None or len(names) == 1:
     return trained["metrics"], origin
-  return json.loads((folder / names[-1]).read_text()), origin
+  content = json.loads((folder / names[-1]).read_text())
+  if not isinstance(content, dict) or "evaluation" not in content:
+    return content, origin  # Of a version that did not write the evaluation.
+  then, now = content["evaluation"], _evaluation(row, config)
+  if then != now:
+    raise ValueError(
+      f"{folder / names[-1]} was evaluated with {then}, and not with {now}."
+      " Delete that file to evaluate again"
+    )
+  return content["measured"], origin
 
 
 def _measure(experiment, row, config, workdir, names):
@@ -243,6 +253,7 @@ def _measure(experiment, row, config, workdir, names):
     files.write(trained, json.dumps(content))
   if has_files(workdir, names):
     return
+  evaluation = _evaluation(row, config)
   config = changed(config, row.evaluation)
   if experiment.sweep == curves.STEPS:
     measured = curves.read(workdir)
@@ -250,7 +261,15 @@ def _measure(experiment, row, config, workdir, names):
     measured = sweep.sweep_run(config, workdir, experiment.sweep)
   else:
     measured = evaluate.evaluate_run(config, workdir)
-  files.write(workdir / names[-1], json.dumps(measured))
+  content = {"evaluation": evaluation, "measured": measured}
+  files.write(workdir / names[-1], json.dumps(content))
+
+
+def _evaluation(row, config):
+  """Returns the fields that a row changes in evaluations, as in JSON."""
+  evaluated = changed(config, row.evaluation)
+  values = {field: value_of(evaluated, field) for field in row.evaluation}
+  return json.loads(json.dumps(values))
 
 
 def _origin():

@@ -1,5 +1,6 @@
 """Tests of tables and figures, with training replaced if it takes long."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -396,6 +397,18 @@ def test_kept_runs_are_used_on_another_machine(
   run(tmp_path, use_kept=True)
   assert len(trained) == 6
   shutil.rmtree(tmp_path / "runs")
+  (row,) = run(tmp_path, use_kept=True)["rows"]
+  assert row["seeds"]["1"] == {"loss": 1.0, "fg_ari": 0.3}
+  # A changed evaluation is not taken for the kept one.
+  other = dataclasses.replace(
+    more, evaluation={"model.slot_attention.num_slots": 8}
+  )
+  monkeypatch.setitem(EXPERIMENTS, "updates", Experiment("T", (other,)))
+  with pytest.raises(ValueError, match="num_slots': 9}, and not .* 8}. Delete"):
+    run(tmp_path, use_kept=True)
+  # Files of earlier versions do not say how they were evaluated.
+  for path in kept.parent.glob("*/*/reproduce_*.json"):
+    path.write_text(json.dumps(json.loads(path.read_text())["measured"]))
   (row,) = run(tmp_path, use_kept=True)["rows"]
   assert row["seeds"]["1"] == {"loss": 1.0, "fg_ari": 0.3}
   assert len(trained) == 6
