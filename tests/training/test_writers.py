@@ -15,7 +15,9 @@ from tests.runs import (
 )
 
 
-def test_a_run_without_history_is_evaluated_and_shown_in_tensorboard(tmp_path):
+def test_a_run_without_history_is_evaluated_and_shown_in_tensorboard(
+  tmp_path, with_pictures
+):
   """Converted runs have no history."""
   pytest.importorskip("tensorflow")
   from tensorboard.backend.event_processing import event_accumulator
