@@ -85,8 +85,8 @@ class Flags(flags.FlagValues):
     )
 
   def define_string(self, name: str, default: str | None, text: str) -> None:
-    """Defines --name=TEXT."""
-    flags.DEFINE_string(name, default, text, flag_values=self)
+    """Defines --name=TEXT; a ~ at its start stands for the home directory."""
+    flags.DEFINE(_TextParser(), name, default, text, flag_values=self)
 
   def define_bool(self, name: str, default: bool, text: str) -> None:
     """Defines --name and --noname."""
@@ -208,6 +208,16 @@ class Flags(flags.FlagValues):
       )
       lines += [f"  --{name}", text]
     return "\n".join(lines)
+
+
+class _TextParser(flags.ArgumentParser):
+  """Parses a text; a shell does not expand the ~ of --to=~/folder."""
+
+  def parse(self, argument):
+    return os.path.expanduser(argument)
+
+  def flag_type(self):
+    return "string"
 
 
 class _IntegersParser(flags.ArgumentParser):

@@ -277,6 +277,12 @@ def test_a_run_or_weights_exclude_each_other_and_may_be_left_out():
         flags.parse(arguments)
 
 
+def test_a_folder_may_lie_in_the_home_directory(monkeypatch):
+  monkeypatch.setenv("HOME", "/home/x")
+  assert parse("--compilation_cache=~/a").compilation_cache == "/home/x/a"
+  assert parse("--compilation_cache=a~").compilation_cache == "a~"
+
+
 def test_flags_of_two_commands_are_independent():
   assert parse("--config=quickstart").config.batch_size == 16
   assert parse().config is None

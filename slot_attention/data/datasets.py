@@ -244,6 +244,12 @@ def check_prepared(data: Mapping[str, Any]) -> None:
 def _check_prepared(data):
   check_choice("data.name", data["name"], DATA_SETS)
   check_choice("data.source", data["source"], SOURCES)
+  for field in ("path", "data_dir"):
+    if data[field].startswith("~"):
+      raise ValueError(
+        f"data.{field}={data[field]!r} must not begin with ~, which stands for"
+        " the home directory in a shell alone"
+      )
   check_at_least("data.num_examples", data["num_examples"], 1)
   data_set = DATA_SETS[data["name"]]
   preprocessing = data["preprocessing"]
@@ -262,16 +268,26 @@ def _check_prepared(data):
       f"data.source='original': data.name={data['name']!r} has no original"
     )
   elif data["name"] == "image_folder":
-    _check_folder(data["path"], data["data_dir"])
+    if not data["path"]:
+      raise ValueError("data.path='' must name the folder of the images")
+    check_outside(data, "data.data_dir", data["data_dir"])
 
 
-def _check_folder(path, data_dir):
-  if not path:
-    raise ValueError("data.path='' must name the folder of the images")
-  if Path(data_dir).resolve().is_relative_to(Path(path).resolve()):
+def check_outside(data: Mapping[str, Any], name: str, folder: str) -> None:
+  """Raises a ValueError if a folder of images holds a folder with pictures.
+
+  Args:
+    data: a data section.
+    name: what the folder is, for the message.
+    folder: path of the folder.
+  """
+  path = data["path"]
+  if data["name"] == "image_folder" and (
+    Path(folder).resolve().is_relative_to(Path(path).resolve())
+  ):
     raise ValueError(
-      f"data.path={path!r} holds data.data_dir={data_dir!r}, whose pictures"
-      " would become training images: choose another data_dir"
+      f"data.path={path!r} holds {name}={folder!r}, whose pictures would become"
+      " training images: choose another folder"
     )
 
 

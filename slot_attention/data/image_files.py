@@ -10,7 +10,9 @@ or a palette: 0 for background, e for object e.
 from collections.abc import Iterator
 import concurrent.futures
 import hashlib
+import os
 from pathlib import Path
+import struct
 from typing import BinaryIO
 
 import numpy as np
@@ -125,8 +127,9 @@ def fingerprint(path: Path) -> str:
   digest = hashlib.sha256()
   for file in _image_files(path):
     found = file.stat()
-    place = file.relative_to(path).as_posix()
-    digest.update(f"{place} {found.st_size} {found.st_mtime_ns};".encode())
+    place = os.fsencode(file.relative_to(path).as_posix())
+    digest.update(place)  # Names of files need not be UTF-8.
+    digest.update(f" {found.st_size} {found.st_mtime_ns};".encode())
   return digest.hexdigest()
 
 
@@ -146,11 +149,22 @@ def _image_files(folder):
   }
   return sorted(
     file
-    for file in folder.rglob("*")
+    for file in _files(folder)
     if file.suffix.lower() in endings
     and not file.name.startswith(".")
     and file.is_file()
   )
+
+
+def _files(folder):
+  """Yields all files below a folder; each folder that links name once."""
+  known = set()
+  for place, folders, names in os.walk(folder, followlinks=True):
+    if os.path.realpath(place) in known:
+      folders.clear()
+      continue
+    known.add(os.path.realpath(place))
+    yield from (Path(place, name) for name in names)
 
 
 def _read(path, convert, file=None):
@@ -164,7 +178,13 @@ def _read(path, convert, file=None):
     raise ValueError(
       f"the image {path} cannot be read: {error.strerror or error}"
     ) from error
-  except (SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+  except (
+    NotImplementedError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    PIL.Image.DecompressionBombError,
+  ) as error:
     raise ValueError(f"the image {path} cannot be read: {error}") from error
 
 

@@ -300,7 +300,7 @@ def _examples(path, name, start, stop):
     for record in records.as_numpy_iterator():
       yield _parse(tf.train.Example.FromString(record), FORMATS[name])
       num_read += 1
-  except (tf.errors.DataLossError, DecodeError, ValueError) as error:
+  except (tf.errors.OpError, DecodeError, ValueError) as error:
     raise ValueError(
       f"{path} is not a readable {name} TFRecord file: it is truncated,"
       " damaged or of another data set"

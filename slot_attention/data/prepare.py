@@ -58,12 +58,15 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_integer("seed", 0, "Of a procedural data set.", minimum=0)
   flags.define_string("shard", "0/1", "Do part I of N parts of the work: I/N.")
   names = flags.parse(arguments)
-  if flags.list:
-    _list(flags.data_dir)
-  elif flags.check:
-    _check(flags.data_dir)
-  elif flags.config is not None and not names:
+  if flags.config is not None:
     _check_no_flag_of_config(flags)
+  if flags.list or flags.check:
+    if names:
+      raise command.UsageError("--list and --check are of all data sets")
+    data = flags if flags.config is None else flags.config.data
+    look = _list if flags.list else _check
+    look(data.data_dir)
+  elif flags.config is not None and not names:
     _prepare_for_config(flags)
   elif flags.config is None and names in [[x] for x in datasets.DATA_SETS]:
     _prepare_by_name(names[0], flags)
@@ -97,7 +100,10 @@ def _list(data_dir):
 
 def _check(data_dir):
   damaged = 0
-  for _, directory in loading.prepared_sets(data_dir):
+  found = [directory for _, directory in loading.prepared_sets(data_dir)]
+  if not found:
+    raise ValueError(f"there is no prepared data set in {data_dir}")
+  for directory in found:
     try:
       store.read(directory)
       print(f"{directory}: ok")

@@ -195,6 +195,8 @@ def write(
           {name: array[: size(chunk)] for name, array in arrays.items()},
         )
       progress.update(size(chunk))
+      if directory.exists():  # Another process has made it whole.
+        return True
   chunks = [path(chunk) for chunk in range(num_chunks)]
   if all(chunk.exists() for chunk in chunks):
     with _errors_of_the_disk(directory):

@@ -24,6 +24,17 @@ import orbax.checkpoint as ocp
 from slot_attention import parallel, tasks
 
 
+class _Manager(ocp.CheckpointManager):
+  """Leaves signals that all processes agree on to `parallel.agree_to_stop`.
+
+  Both would feed one counter of JAX. That function counts dispatches, and Orbax
+  steps, which are larger, so that the processes would run past a signal.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
+
+
 @contextlib.contextmanager
 def open_checkpoints(
   workdir: Path, keep: int, newest: int
@@ -52,7 +63,7 @@ def open_checkpoints(
       path.rename(aside)
       logging.warning("%s was moved to %s", path, aside)
   parallel.wait_for_all()
-  manager = ocp.CheckpointManager(
+  manager = _Manager(
     _folder(workdir),
     item_handlers=_handlers(),
     options=ocp.CheckpointManagerOptions(

@@ -7,12 +7,13 @@ from pathlib import Path
 import re
 from typing import Any
 
+from absl import logging
 import jax
 import ml_collections
 import numpy as np
 
 from slot_attention import files, parallel, plots, tasks, validation
-from slot_attention.data import batches, loading, store
+from slot_attention.data import batches, datasets, loading, store
 from slot_attention.metrics import SHARES
 from slot_attention.training import checkpoints, runs, writers
 
@@ -159,10 +160,23 @@ def evaluate_run(
 def load(
   workdir: Path, config: ml_collections.ConfigDict
 ) -> tuple[tasks.Task, loading.Data, Any, int]:
-  """Loads task, data, replicated parameters and step of a run."""
+  """Loads task, data, replicated parameters and step of a run.
+
+  It warns if the config has the data of the run, and this data has changed.
+  """
   run = runs.load(workdir)
   task = tasks.make_task(config)
+  datasets.check_outside(config.data, "--workdir", str(workdir))
   data = loading.load(config.data)
+  changed = runs.changed_fields(workdir, config)
+  if not any(field.startswith("data.") for field in changed):
+    if differ := runs.changed_data(workdir, data.description):
+      logging.warning(
+        "The data has changed since the training of %s (%s): examples of the"
+        " training may be among those of the evaluation.",
+        workdir,
+        ", ".join(differ),
+      )
   checkpoints.check_fit(run.params, task, data.image_shape)
   return task, data, parallel.replicate(run.params), run.step
 

@@ -22,6 +22,9 @@ from slot_attention import files, parallel, tasks, validation
 from slot_attention.data import datasets
 from slot_attention.training import checkpoints
 
+# The file in the folder of a run that says on which data it is trained.
+_DATA = "data.json"
+
 # Fields that may change when a run continues. num_steps and max_minutes decide
 # where it ends; the others change its results at most by rounding.
 FREE_FIELDS = (
@@ -69,9 +72,11 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     config: config of the run.
 
   Raises:
-    ValueError: if the folder belongs to a run with another config.
+    ValueError: if the folder belongs to a run with another config, or lies
+      in that of the training images.
     OSError: if the folder cannot be written.
   """
+  datasets.check_outside(config.data, "--workdir", str(workdir))
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
@@ -128,21 +133,8 @@ def save_data(workdir: Path, description: Mapping[str, Any]) -> None:
 
   It warns if the run has been trained on other data before.
   """
-  path = workdir / "data.json"
-  # The path of an original does not tell what is in it.
-  now = {name: x for name, x in description.items() if name != "path"}
-  now = json.loads(json.dumps(now))
-  if path.exists() and checkpoints.has_any(workdir):
-    before = files.read_json(path)
-    if "procedural" in before and before["name"] == now["name"]:
-      # An option that the run did not have yet has its default, which draws
-      # the same examples.
-      options = datasets.DATA_SETS[now["name"]].with_defaults(
-        before["procedural"]
-      )
-      before["procedural"] = json.loads(json.dumps(options))
-    differ = sorted(x for x in now if before.get(x) != now[x])
-    if differ:
+  if checkpoints.has_any(workdir):
+    if differ := changed_data(workdir, description):
       logging.warning(
         "The data has changed since the earlier steps of %s (%s): the run goes"
         " on with other examples.",
@@ -150,7 +142,41 @@ def save_data(workdir: Path, description: Mapping[str, Any]) -> None:
         ", ".join(differ),
       )
   if parallel.is_first_process():
-    files.write_json(path, now)
+    files.write_json(workdir / _DATA, _comparable(description))
+
+
+def changed_data(workdir: Path, description: Mapping[str, Any]) -> list[str]:
+  """Returns what differs from the data on which a run was trained.
+
+  Args:
+    workdir: folder of the run.
+    description: of the data, see `loading.Data`.
+
+  Returns:
+    Names of `description`. There are none if the folder does not say on which
+    data the run was trained.
+  """
+  path = workdir / _DATA
+  if not path.exists():
+    return []
+  before, now = files.read_json(path), _comparable(description)
+  if "procedural" in before and before["name"] == now["name"]:
+    # An option that the run did not have yet has its default, which draws
+    # the same examples.
+    options = datasets.DATA_SETS[now["name"]].with_defaults(
+      before["procedural"]
+    )
+    before["procedural"] = json.loads(json.dumps(options))
+  return sorted(x for x in now if before.get(x) != now[x])
+
+
+def _comparable(description):
+  """Returns a description as in JSON, without the path of an original.
+
+  The path does not tell what is in it.
+  """
+  now = {name: x for name, x in description.items() if name != "path"}
+  return json.loads(json.dumps(now))
 
 
 def load_config(workdir: Path | str) -> ml_collections.ConfigDict:

@@ -98,7 +98,7 @@ def _train(config, workdir, on_metrics, start):
   state, first_step = _restore(state, config, workdir)
   # The steps before a converted checkpoint, whose optimiser starts anew.
   skipped = first_step - optimizers.num_updates(state.optimizer)
-  _check_processes(config, first_step)
+  _check_processes(config, data, first_step)
   logging.info(
     "%d parameters on %d device(s) of kind %s, from step %d of %d in %s",
     sum(x.size for x in jax.tree.leaves(params)),
@@ -264,7 +264,7 @@ def _restore(state, config, workdir):
   return state.replace(step=jnp.int32(first_step), **items), first_step
 
 
-def _check_processes(config, first_step):
+def _check_processes(config, data, first_step):
   """Raises a ValueError if processes would not train the same run."""
   fields = config.to_dict()
   for place in ("data_dir", "path"):  # Disks differ.
@@ -275,6 +275,7 @@ def _check_processes(config, first_step):
       "config": zlib.crc32(json.dumps(fields, sort_keys=True).encode()) >> 1,
       "number of devices": jax.local_device_count(),
       "newest checkpoint": first_step,
+      **{f"{name} examples": len(x) for name, x in data.splits.items()},
     }
   )
 

@@ -1,6 +1,8 @@
 """Tests of reading image files, a single one and a folder of them."""
 
 import io
+import os
+import struct
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -131,6 +133,41 @@ def test_a_folder_of_images_is_a_data_set_in_the_order_of_paths(tmp_path):
   np.testing.assert_array_equal(
     splits["eval"].take(np.arange(2))["images"], batch["images"][3:]
   )
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+  write_folder(tmp_path / "a", 3, masks=tmp_path / "b")
+  folder = tmp_path / "photos"
+  folder.mkdir()
+  (folder / "images").symlink_to(tmp_path / "a")
+  (folder / "masks").symlink_to(tmp_path / "b")
+  (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
+  assert image_files.count(folder) == 3
+  first = image_files.fingerprint(folder)
+  assert image_files.fingerprint(folder) == first
+  path = min((tmp_path / "a").rglob("*.*"))
+  os.utime(path, ns=(0, 0))
+  assert image_files.fingerprint(folder) != first
+
+
+def test_names_of_files_need_not_be_utf_8(tmp_path):
+  write_folder(tmp_path, 1)
+  before = image_files.fingerprint(tmp_path)
+  (path,) = (x for x in tmp_path.rglob("*") if x.is_file())
+  os.rename(path, os.fsencode(tmp_path) + b"/caf\xe9.png")
+  assert image_files.count(tmp_path) == 1
+  assert image_files.fingerprint(tmp_path) != before
+
+
+def test_damaged_metadata_of_an_image_are_named(tmp_path, monkeypatch):
+  path = save(tmp_path / "a.png", noise(5, 4, 3))
+
+  def fail(image):
+    raise struct.error("unpack requires a buffer of 8 bytes")
+
+  monkeypatch.setattr(image_files.PIL.ImageOps, "exif_transpose", fail)
+  with pytest.raises(ValueError, match="a.png cannot be read: unpack requires"):
+    image_files.read_image(path)
 
 
 def test_prepared_data_does_not_become_training_images(tmp_path):

@@ -39,8 +39,25 @@ def test_the_command_prepares_what_a_config_needs(tmp_path):
 def test_other_folders_are_no_prepared_sets(tmp_path):
   (tmp_path / "photos-2024").mkdir()
   (tmp_path / "tetrominoes-procedural-0123abcd-9").write_text("a file")
-  result = run("--check", f"--data_dir={tmp_path}")
-  assert (result.returncode, result.stdout) == (0, "")
+  with pytest.raises(ValueError, match="there is no prepared data set in"):
+    prepare.main(["--check", f"--data_dir={tmp_path}"])
+
+
+def test_sets_are_listed_and_checked_where_the_config_has_them(
+  tmp_path, capsys
+):
+  config = "--config=smoke:quickstart"
+  where = f"--config.data.data_dir={tmp_path}"
+  with pytest.raises(ValueError, match=f"no prepared data set in {tmp_path}"):
+    prepare.main(["--check", config, where])
+  prepare.main([config, where])
+  capsys.readouterr()
+  for what, words in (("--check", ": ok"), ("--list", " examples, ")):
+    prepare.main([what, config, where])
+    assert f"{tmp_path}/tetrominoes-" in (out := capsys.readouterr().out)
+    assert words in out
+    with pytest.raises(UsageError, match="are of all data sets"):
+      prepare.main([what, "tetrominoes"])
 
 
 def test_the_command_shares_the_work_lists_it_and_checks_it(tmp_path):

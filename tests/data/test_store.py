@@ -168,6 +168,24 @@ def test_a_writer_ends_if_another_one_has_finished_the_same_set(
   assert store.read(tmp_path / "x").description == {"name": "x"}
 
 
+def test_a_writer_makes_no_chunk_of_a_set_that_another_one_has_finished(
+  tmp_path, images
+):
+  made = []
+
+  def make_chunks(chunks):
+    for chunk in chunks:
+      made.append(chunk)
+      yield from chunks_of(images)([chunk])
+      if len(made) == 1:
+        write(tmp_path / "other", images)
+        (tmp_path / "other").rename(tmp_path / "x")
+
+  assert write(tmp_path / "x", images, make_chunks=make_chunks)
+  assert len(made) == 2 < NUM_EXAMPLES / CHUNK_SIZE
+  assert store.read(tmp_path / "x").description == {"name": "x"}
+
+
 def test_a_disk_that_cannot_be_written_is_named(tmp_path, images):
   (tmp_path / "file").write_text("in the way")
   with pytest.raises(

@@ -10,6 +10,7 @@ import pytest
 from slot_attention import tasks
 from slot_attention.data import datasets, loading
 from slot_attention.training import (
+  checkpoints,
   evaluate,
   runs,
   train,
@@ -84,6 +85,45 @@ def test_a_run_that_goes_on_with_other_data_warns(
     train.train(config, tmp_path)
   assert "The data has changed since the earlier steps of" in caplog.text
   assert "(version)" in caplog.text
+
+
+def test_an_evaluation_on_data_that_has_changed_warns(
+  config, finished_run, tmp_path, caplog
+):
+  finished_run(tmp_path)
+  path = tmp_path / "data.json"
+  description = json.loads(path.read_text())
+  path.write_text(json.dumps({**description, "version": 99}))
+  evaluate.evaluate_run(config, tmp_path)
+  assert "has changed since the training of" in caplog.text
+  assert "(version)" in caplog.text
+  caplog.clear()
+  config.data.procedural.seed = 1  # Asked for.
+  evaluate.evaluate_run(config, tmp_path)
+  assert "has changed" not in caplog.text
+
+
+def test_saving_leaves_signals_to_the_loop(
+  config, finished_run, tmp_path, monkeypatch
+):
+  """Orbax would tell JAX a step where the loop tells it a dispatch."""
+
+  def fail(step):
+    raise AssertionError(step)
+
+  assert checkpoints.ocp.utils.reached_preemption
+  monkeypatch.setattr(checkpoints.ocp.utils, "reached_preemption", fail)
+  finished_run(tmp_path)
+  config.num_steps = 7
+  train.train(config, tmp_path)
+  assert (tmp_path / "checkpoints" / "7").is_dir()
+
+
+def test_pictures_of_a_run_do_not_become_training_images(config, tmp_path):
+  config.data.name, config.data.path = "image_folder", str(tmp_path)
+  with pytest.raises(ValueError, match="holds --workdir=.* choose another"):
+    runs.claim(tmp_path / "runs" / "a", config)
+  assert not (tmp_path / "runs").exists()
 
 
 def test_a_model_that_does_not_fit_the_checkpoint_names_the_parameter(
