@@ -55,11 +55,16 @@ def _little_memory():
       _forget_compiled_functions()
 
 
+def draw_nothing(monkeypatch):
+  """Lets evaluations draw no pictures."""
+  monkeypatch.setattr(evaluate, "make_artist", lambda *_: lambda params: [])
+
+
 @pytest.fixture(autouse=True)
 def _few_pictures(request, monkeypatch):
   """Lets evaluations draw nothing, unless the test has `with_pictures`."""
   if "with_pictures" not in request.fixturenames:
-    monkeypatch.setattr(evaluate, "make_artist", lambda *_: lambda params: [])
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture(name="with_pictures")
@@ -96,10 +101,13 @@ def _config(data_dir, small_data):
 def _finished_run(data_dir, tmp_path_factory):
   """Returns a function that copies a finished run of `config` to a folder.
 
-  The function returns the run's metrics. The run is trained only once.
+  The function returns the run's metrics. The run is trained only once, and has
+  no pictures.
   """
   finished = tmp_path_factory.mktemp("finished")
-  metrics = train.train(make_config(data_dir), finished)
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    draw_nothing(monkeypatch)
+    metrics = train.train(make_config(data_dir), finished)
 
   def copy(workdir):
     shutil.copytree(finished, workdir, dirs_exist_ok=True)
