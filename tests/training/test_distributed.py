@@ -117,7 +117,15 @@ def assert_close_lines(a, b):
 
 @pytest.mark.parametrize(
   "place, name",
-  enumerate(["config", "number of devices", "newest checkpoint"]),
+  enumerate(
+    [
+      "config",
+      "number of devices",
+      "newest checkpoint",
+      "train examples",
+      "eval examples",
+    ]
+  ),
 )
 def test_what_processes_do_not_have_in_common_is_named(
   config, monkeypatch, place, name
@@ -129,7 +137,7 @@ def test_what_processes_do_not_have_in_common_is_named(
 
   monkeypatch.setattr(parallel, "gather", gather)
   with pytest.raises(ValueError, match=f"do not have the same {name}: "):
-    train._check_processes(config, 4)
+    train._check_processes(config, loading.load(config.data), 4)
 
 
 @pytest.mark.slow
