@@ -29,6 +29,7 @@ def missing_jobs(
   seeds: Sequence[int],
   runs: Path,
   kept: Path | None = None,
+  only_rows: str = "",
 ) -> list[Job]:
   """Returns the jobs of an experiment that need training, without repeats.
 
@@ -38,12 +39,14 @@ def missing_jobs(
     seeds: seeds of each row.
     runs: see `rows.find_trained`.
     kept: see `rows.find_trained`.
+    only_rows: leaves out rows whose labels do not contain this text.
   """
   experiment = EXPERIMENTS[name]
   missing = {
     job.directory: job
     for job in jobs_of(experiment, scale, seeds)
-    if not find_trained(job, files_of(name, experiment, job.row), runs, kept)
+    if only_rows in job.row.label
+    and not find_trained(job, files_of(name, experiment, job.row), runs, kept)
   }
   return list(missing.values())
 

@@ -11,8 +11,9 @@ and the curve of each run. Finished runs are not repeated, and interrupted runs
 continue. With --kept, a run also counts as finished if RESULTS/runs has its
 results, for example from another machine. Several processes with the same
 command share the runs. With --finished, the command trains nothing and uses the
-runs that are finished. At the paper's scale, it first measures how long the
-training takes on this machine, prints that, and trains only with --yes.
+runs that are finished. With --rows, it trains only some rows. At the paper's
+scale, it first measures how long the training takes on this machine, prints
+that, and trains only with --yes.
 
 At the end it writes RESULTS/README.md, which lists all measurements of the
 paper and all others in RESULTS. With --page, it does only this.
@@ -32,6 +33,7 @@ import gzip
 import json
 import os
 from pathlib import Path
+import shlex
 import time
 from typing import Any
 
@@ -58,13 +60,7 @@ from slot_attention.paper.rows import (
   rows_at,
   value_of,
 )
-from slot_attention.training import (
-  checkpoints,
-  evaluate,
-  sweep,
-  train,
-  writers,
-)
+from slot_attention.training import checkpoints, evaluate, sweep, train, writers
 from slot_attention.training.runs import FREE_FIELDS
 
 # The folder of the results of single runs, below that of all results.
@@ -89,6 +85,7 @@ def reproduce(
   data_dir: str,
   only_finished: bool = False,
   use_kept: bool = False,
+  only_rows: str = "",
 ) -> dict[str, Any]:
   """Trains the missing runs of a table or figure, and writes its results.
 
@@ -102,18 +99,23 @@ def reproduce(
     only_finished: whether to train nothing and use only finished runs.
     use_kept: whether a run also counts as finished if the folder of the results
       keeps its results.
+    only_rows: trains only rows whose labels contain this text. Of the others,
+      only finished runs are used.
 
   Returns:
     The result that is written as JSON.
 
   Raises:
-    ValueError: if no row of the experiment exists at this scale, or if
-      only_finished is True and no run is finished.
+    ValueError: if no row of the experiment exists at this scale, if no label
+      contains `only_rows`, or if nothing is trained and no run is finished.
   """
   experiment = EXPERIMENTS[name]
   rows = rows_at(experiment, scale)
   if not rows:
     raise ValueError(f"nothing of {name} exists at --scale={scale}")
+  labels = sorted({row.label for row in rows})
+  if not any(only_rows in label for label in labels):
+    raise ValueError(f"no row has {only_rows!r}: the rows are {labels}")
   jobs = jobs_of(experiment, scale, seeds)
   measured, origins = {}, {}
   # The first pass takes the runs on which no other process works. The second
@@ -129,7 +131,8 @@ def reproduce(
       if use_kept and has_files(kept, names) and not has_files(workdir, names):
         measured[key], origins[key] = _read(job.row, config, kept, names)
         continue
-      if only_finished and not (workdir / FINISHED).exists():
+      trains = not only_finished and only_rows in job.row.label
+      if not trains and not (workdir / FINISHED).exists():
         continue
       with _lock(workdir, wait) as locked:
         if locked:
@@ -146,7 +149,8 @@ def reproduce(
     "command": f"python -m slot_attention.paper.reproduce {name}"
     f" --scale={scale} --seeds={','.join(map(str, seeds))}"
     + " --finished" * only_finished
-    + " --kept" * use_kept,
+    + " --kept" * use_kept
+    + (f" --rows={shlex.quote(only_rows)}" if only_rows else ""),
     **_merge(list(origins.values())),
     "rows": [
       {
@@ -338,6 +342,9 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_bool(
     "kept", False, "Count runs as finished whose results RESULTS/runs keeps."
   )
+  flags.define_string(
+    "rows", "", "Train only rows whose labels contain this text. Empty: all."
+  )
   flags.define_bool(
     "yes",
     False,
@@ -364,7 +371,9 @@ def main(arguments: Sequence[str]) -> None:
   if flags.scale == "small":
     jax.config.update("jax_num_cpu_devices", min(2, num_cores()))
   if flags.scale == "paper" and not (flags.yes or flags.finished):
-    missing = plan.missing_jobs(names[0], "paper", seeds, runs, kept)
+    missing = plan.missing_jobs(
+      names[0], "paper", seeds, runs, kept, flags.rows
+    )
     if missing:
       print(plan.describe(missing))
       print("Nothing is trained yet: add --yes.")
@@ -378,6 +387,7 @@ def main(arguments: Sequence[str]) -> None:
     data_dir=flags.data_dir,
     only_finished=flags.finished,
     use_kept=flags.kept,
+    only_rows=flags.rows,
   )
   page.write(results)
 

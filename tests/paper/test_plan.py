@@ -53,6 +53,8 @@ def test_the_papers_scale_says_what_it_takes_and_waits_for_yes(
   names = {str(job.directory) for job in jobs}
   assert "paper/clevr6_object_discovery/default/0" not in names
   assert "paper/clevr6_object_discovery/default/2" in names
+  jobs = plan.missing_jobs("table1", "paper", (0,), tmp_path, None, "MONet")
+  assert {job.row.label.partition(",")[0] for job in jobs} == {"MONet"}
 
 
 def test_a_kept_run_without_the_sweep_of_a_figure_needs_training(tmp_path):

@@ -370,6 +370,21 @@ def test_what_is_finished_is_shown_without_training(
   assert [[*row["seeds"]] for row in rows] == [["0"], ["0"]]
 
 
+def test_only_some_rows_are_trained(tmp_path, trained, experiment):
+  with pytest.raises(ValueError, match="'GUR': the rows are .'default', 'no"):
+    run(tmp_path, only_rows="GUR")
+  result = run(tmp_path, only_rows="GRU")
+  assert trained == [("none", 0), ("none", 1)]
+  assert [row["label"] for row in result["rows"]] == ["no GRU"]
+  assert result["command"].endswith(" --rows=GRU")
+  # Of the other rows, finished runs are used.
+  run(tmp_path, seeds=(0,))
+  result = run(tmp_path, only_rows="no GRU")
+  assert trained[2:] == [("gru", 0)]
+  assert [[*row["seeds"]] for row in result["rows"]] == [["0"], ["0", "1"]]
+  assert result["command"].endswith(" --rows='no GRU'")
+
+
 def test_kept_runs_are_used_on_another_machine(
   tmp_path, trained, experiment, monkeypatch, capsys
 ):
