@@ -278,7 +278,7 @@ def _evaluation(row, config):
 
 def _origin():
   """Returns the provenance of a run that this process trains."""
-  flags = os.environ.get("XLA_FLAGS", "").strip()
+  flags = " ".join(os.environ.get("XLA_FLAGS", "").split())
   return {**provenance(), "xla_flags": flags or "none"}
 
 
