@@ -647,7 +647,8 @@ def test_values_without_scatter_are_compared_as_they_are():
 def test_every_run_keeps_its_date_hardware_and_versions(
   tmp_path, trained, experiment, monkeypatch
 ):
-  monkeypatch.setenv("XLA_FLAGS", " --xla_a=1\n  --xla_b=2\n")
+  given = os.environ["XLA_FLAGS"].split()  # Those of the tests.
+  monkeypatch.setenv("XLA_FLAGS", "\n  ".join(given))
   run(tmp_path, seeds=(0,))
   here = reproduce.provenance()
   versions = {**here["versions"], "jax": "9.9"}
@@ -661,10 +662,10 @@ def test_every_run_keeps_its_date_hardware_and_versions(
   # Runs of before the flags were recorded are named as such.
   for trained_file in tmp_path.glob("*/small/**/1/trained.json"):
     content = json.loads(trained_file.read_text())
-    assert content.pop("xla_flags") == "--xla_a=1 --xla_b=2"
+    assert content.pop("xla_flags") == " ".join(given)
     trained_file.write_text(json.dumps(content))
   flags = run(tmp_path)["xla_flags"]
-  assert flags == "--xla_a=1 --xla_b=2 and not recorded"
+  assert flags == f"{' '.join(given)} and not recorded"
   assert flags in (tmp_path / "results" / "updates_small.md").read_text()
 
 
