@@ -22,6 +22,7 @@ Every command has --help, which prints the top of its file and every flag, and
 
 from collections.abc import Callable, Sequence
 import importlib.util
+import io
 import logging as std_logging
 import os
 from pathlib import Path
@@ -245,6 +246,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   threading.excepthook = sys.unraisablehook = _handle_error_elsewhere
   # Training, and JAX in a cluster, catch SIGTERM by themselves.
   signal.signal(signal.SIGTERM, _interrupt)
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    # Names of files need not be UTF-8, and may be printed.
+    sys.stdout.reconfigure(errors="backslashreplace")
   try:
     _check_package()
     try:
@@ -339,7 +343,9 @@ def _config_file(name):
 
 def _unknown_field(arguments, error):
   """Explains an AttributeError or KeyError of ml_collections."""
-  (name, *_) = re.findall(r"\w+", error) or [error]
+  # The first pattern is of a field below one that is no section.
+  below = re.findall(r"to lookup: ([\w.]+)", error)
+  (name, *_) = below or re.findall(r"\w+", error) or [error]
   similar = re.search(r'Did you mean "(\w+)"', error)
   given = [
     argument

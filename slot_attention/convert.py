@@ -55,8 +55,8 @@ _GRU_BIASES = (
   "slot_attention/gru/recurrent/bias",
 )
 _GRU_BIAS = f"{_PREFIX}slot_attention/gru/bias{_SUFFIX}"
-# What the official code has: tasks, sections of the model, and its Slot
-# Attention, as far as its outputs depend on it.
+# What the official code has: its tasks, the sections of its models, and the
+# fields of its Slot Attention on which outputs depend.
 _TASKS = ("object_discovery", "set_prediction")
 _SECTIONS = ("encoder", "slot_attention", "decoder", "classifier")
 _SLOT_ATTENTION = {
@@ -165,6 +165,7 @@ def find_official(path: Path) -> Path:
   Raises:
     ValueError: if there is no checkpoint.
   """
+  path = path.absolute()
   if path.is_dir():
     found = [index.with_suffix("") for index in path.glob("*.index")]
     if found:
@@ -199,7 +200,7 @@ def read_official(path: Path) -> Variables:
       for name in reader.get_variable_to_shape_map()
       if name.endswith(_SUFFIX)
     }
-  except (tf.errors.OpError, RuntimeError) as error:
+  except (tf.errors.OpError, RuntimeError, IndexError) as error:
     raise ValueError(f"{path} is damaged: {error}") from error
 
 
@@ -212,6 +213,7 @@ def write_official(path: Path, variables: Mapping[str, np.ndarray]) -> None:
 
   Raises:
     ImportError: if TensorFlow is not installed.
+    OSError: if it cannot be written.
   """
   tf = _tensorflow()
   # TensorFlow restores by objects and their attributes, not by names.
@@ -229,7 +231,10 @@ def write_official(path: Path, variables: Mapping[str, np.ndarray]) -> None:
     return tf.train.Checkpoint(**{k: track(v) for k, v in node.items()})
 
   path.parent.mkdir(parents=True, exist_ok=True)
-  track(tree).write(str(path))
+  try:
+    track(tree).write(str(path))
+  except tf.errors.OpError as error:
+    raise OSError(f"{path} cannot be written: {error.message}") from error
 
 
 def _tensorflow():
@@ -285,10 +290,16 @@ def export_run(workdir: Path, target: Path) -> None:
 
   Raises:
     ValueError: if there is no run, if the official code has no counterpart for
-      a part of it, or if the target exists.
+      a part of it, or if the target exists or is a folder.
   """
   run = runs.load(workdir)
   _check_official(run.config)
+  target = target.absolute()
+  if target.is_dir():
+    raise ValueError(
+      f"--to={target} is a folder; add the checkpoint's name, as in"
+      f" {target / 'ckpt-1'}"
+    )
   if target.with_name(f"{target.name}.index").exists():
     raise ValueError(f"--to={target} exists already; choose another name")
   variables = to_official(run.params)

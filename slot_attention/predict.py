@@ -43,6 +43,15 @@ from slot_attention.metrics import (
 )
 from slot_attention.training import evaluate
 
+# What the command writes for an image; see the top of this file.
+_FILES = (
+  "slots.png",
+  "segments.png",
+  "predictions.json",
+  "attention.png",
+  "outputs.npz",
+)
+
 
 def crop(
   config: ml_collections.ConfigDict, height: int, width: int
@@ -79,7 +88,9 @@ def frame(
     images: uint8 [H, W, 3] each, of any size.
 
   Returns:
-    A batch of images, uint8, and example_ids, for `tasks.normalize`.
+    A batch of images, uint8, and example_ids, for `tasks.normalize`. For models
+    of binary images, such as R-NEM, the brighter half of the range is white,
+    and the rest black.
 
   Raises:
     ValueError: if the model's images are not square.
@@ -100,7 +111,12 @@ def frame(
   framed = clevr_scenes.stretch(np.stack(framed), **levels)
   ids = np.arange(len(images), dtype=np.int32)
   split = store.Split({"images": framed}, ids, channels == 1)
-  return {**split.take(ids), "example_ids": ids}
+  batch = {**split.take(ids), "example_ids": ids}
+  if tasks.make_task(config).needs_binary_images:
+    is_white = batch["images"].mean(axis=-1, keepdims=True) >= 128
+    white = np.full_like(batch["images"], 255)
+    batch["images"] = np.where(is_white, white, 0)
+  return batch
 
 
 def segment(
@@ -120,7 +136,14 @@ def segment(
   Returns:
     uint8 [height, width]: the slot with the largest mask, 1 to K; 0 where the
     image was cut off.
+
+  Raises:
+    ValueError: for more than 255 slots.
   """
+  if len(masks) > 255:
+    raise ValueError(
+      f"segments have at most 255 slots, and there are {len(masks)}"
+    )
   slots = np.asarray(masks)[..., 0].argmax(axis=0) + 1
   box = crop(config, height, width)
   segments = np.zeros((height, width), np.uint8)
@@ -166,10 +189,12 @@ def write(
     outputs: of the model for that batch.
   """
   folder.mkdir(parents=True, exist_ok=True)
+  for name in _FILES:  # Another model may have written others.
+    (folder / name).unlink(missing_ok=True)
   images = batch["images"]
   if "masks" in outputs:
-    visualization.draw_slots(folder / "slots.png", images, outputs)
     segments = segment(config, outputs["masks"][0], *image.shape[:2])
+    visualization.draw_slots(folder / "slots.png", images, outputs)
     colors = visualization.slot_colors(outputs["masks"].shape[1])
     picture = PIL.Image.fromarray(segments)
     picture.putpalette(

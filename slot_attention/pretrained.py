@@ -20,7 +20,6 @@ Nothing is pickled. The first command lists the weights, the second adds some:
 
 from collections.abc import Sequence
 import datetime
-import json
 from pathlib import Path
 import platform
 from typing import Any
@@ -61,15 +60,14 @@ def load(name: str) -> runs.Run:
 
 
 def load_any(workdir: str | None, name: str | None) -> runs.Run:
-  """Loads what sees single images: the run in a folder, or weights by name.
+  """Loads a run, or weights, of a model that takes single images.
 
   Args:
     workdir: folder of a run.
     name: of weights, if there is no folder.
 
   Raises:
-    ValueError: if there are none, or if they take videos, which the commands
-      that show single images do not.
+    ValueError: if there are none, or if the model takes videos.
   """
   run = runs.load(workdir) if workdir else load(name)
   if run.task.takes_videos:
@@ -90,7 +88,7 @@ def load_examples(name: str) -> dict[str, np.ndarray]:
   Raises:
     ValueError: if no weights have this name.
   """
-  examples = _read(_folder(name) / "examples.npz")
+  examples = files.read_arrays(_folder(name) / "examples.npz")
   ids = np.arange(len(examples["images"]), dtype=np.int32)
   return {**examples, "example_ids": ids}
 
@@ -101,7 +99,7 @@ def load_card(name: str) -> dict[str, Any]:
   Raises:
     ValueError: if no weights have this name.
   """
-  return json.loads((_folder(name) / "card.json").read_text())
+  return files.read_json(_folder(name) / "card.json")
 
 
 def export(
@@ -132,7 +130,10 @@ def export(
       parameters is larger than 2 MB.
   """
   check_choice("dtype", dtype, DTYPES)
-  datetime.date.fromisoformat(date)
+  try:
+    datetime.date.fromisoformat(date)
+  except ValueError as error:
+    raise ValueError(f"date={date!r} is not a date as YYYY-MM-DD") from error
   if (folder / "card.json").exists():
     raise ValueError(
       f"{folder} has weights already: choose another name, or delete them"
@@ -204,13 +205,12 @@ def _evaluate(run, params, split):
 
 
 def _folder(name):
-  check_choice("name", name, tuple(names()))
+  if name not in names():
+    raise ValueError(
+      f"there are no weights called {name!r}: the names are"
+      f" {', '.join(names())}"
+    )
   return WEIGHTS / name
-
-
-def _read(path):
-  with np.load(path, allow_pickle=False) as file:
-    return dict(file)
 
 
 def _print(card):

@@ -22,7 +22,7 @@ def check_started_module() -> None:
   for file in sorted(_ROOT.glob("slot_attention/**/*.py")):
     name = ".".join(file.relative_to(_ROOT).with_suffix("").parts)
     # Every command, and nothing else, ends with this line.
-    if "\n  command.run(main)\n" in file.read_text():
+    if "\n  command.run(main)\n" in file.read_text(encoding="utf-8"):
       commands.append(name.removesuffix(".__main__"))
     else:
       others.add(name)
@@ -70,6 +70,14 @@ def _is_module():
 
 
 def _is_main_script():
-  """Returns whether the command line of this process runs main.py."""
+  """Returns whether the command line of this process runs main.py.
+
+  `python -m pdb main.py` does not: the debugger runs it.
+  """
+  before = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv)]
   as_given = sys.argv == sys.orig_argv[-len(sys.argv) :]
-  return as_given and Path(sys.argv[0]).resolve() == _ROOT / "main.py"
+  return (
+    as_given
+    and not any(option.startswith("-m") for option in before)
+    and Path(sys.argv[0]).resolve() == _ROOT / "main.py"
+  )

@@ -76,7 +76,8 @@ def checked(
   Args:
     config: of an experiment, see configs/.
     num_devices: number of devices that share a batch; 1 while it is unknown.
-    is_trained: whether the devices also share the batches of training.
+    is_trained: whether the devices must also be able to share the batches of
+      training.
 
   Returns:
     A copy in which fields that the config leaves out have their defaults, if

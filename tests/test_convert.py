@@ -1,6 +1,7 @@
 """Tests of the conversion to and from the official TensorFlow checkpoints."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -392,3 +393,14 @@ def test_nothing_is_overwritten_and_nothing_missing_is_taken(
   )
   with pytest.raises(ValueError, match="cut is damaged"):
     convert.import_run(tmp_path / "cut", tmp_path / "run")
+  for ending in ("index", "data-00000-of-00001"):
+    content = (folder / f"ckpt-500.{ending}").read_bytes()
+    is_data = ending != "index"
+    path = tmp_path / f"short.{ending}"
+    path.write_bytes(content[: 1000 if is_data else None])
+  with pytest.raises(ValueError, match="short is damaged"):
+    convert.import_run(tmp_path / "short", tmp_path / "run")
+  with pytest.raises(ValueError, match="is a folder; add the checkpoint's"):
+    convert.export_run(folder / "run", tmp_path)
+  with pytest.raises(OSError, match="ckpt-6 cannot be written"):
+    convert.write_official(Path("/proc/ckpt-6"), {})

@@ -250,6 +250,7 @@ def test_bad_usage_ends_in_one_message_and_code_2(tmp_path):
   [
     (["--config.colour=1"], ["no field colour", "--config.colour=1"]),
     (["--config.model.encoder.colour=1"], ["no field colour: ", "encoder"]),
+    (["--config.seed.x=1"], ["no field seed.x", "--config.seed.x=1"]),
     (["--config.seed=zero"], ["--config.seed=zero", "invalid literal"]),
     (
       ["--config=configs/nothing.py"],

@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import configs
 from configs import clevr6_object_discovery, multi_dsprites_object_discovery
 from slot_attention import predict, pretrained, visualization
 from slot_attention.data import clevr
@@ -159,6 +160,29 @@ def test_unreadable_files_are_named_and_nothing_is_written(tmp_path):
       ["--pretrained=quickstart", f"--to={out}", "--num_slots=0", str(good)]
     )
   assert not out.exists()
+
+
+def test_only_the_files_of_the_last_model_remain(tmp_path):
+  examples = pretrained.load_examples("quickstart")
+  path = save(tmp_path / "a.png", examples["images"][0])
+  arguments = [f"--to={tmp_path}", str(path)]
+  mine = tmp_path / "a" / "notes.txt"
+  mine.parent.mkdir()
+  mine.touch()
+  predict.main(["--pretrained=quickstart", *arguments])
+  assert (tmp_path / "a" / "segments.png").exists()
+  predict.main(["--pretrained=clevr_set_prediction_small", *arguments])
+  assert {x.name for x in mine.parent.iterdir()} == {
+    "notes.txt", "attention.png", "outputs.npz", "predictions.json",
+  }  # fmt: skip
+  with pytest.raises(ValueError, match="at most 255 slots, and there are 256"):
+    predict.segment(clevr6_object_discovery.get_config(), [0] * 256, 9, 9)
+
+
+def test_models_of_binary_images_see_black_and_white():
+  config = configs.load("nem:multi_dsprites_binarized_small")
+  images = predict.frame(config, [noise(50, 70, 3)])["images"]
+  assert images.dtype == np.uint8 and set(np.unique(images)) == {0, 255}
 
 
 def test_the_segments_have_the_colors_of_the_slots(tmp_path):

@@ -24,6 +24,8 @@ MAIN = str(ROOT / "main.py")
       True,
     ),
     (["-m"], ["python", "-X", "dev", "-mslot_attention"], "madvise", True),
+    # A debugger that runs main.py starts again by itself.
+    ([MAIN], ["python", "-m", "pdb", MAIN], "madvise", False),
     # A package of the user imports this one.
     (["-m", "--x"], ["python", "-m", "mine.slots", "--x"], "madvise", False),
     # All processes have huge pages, or none.

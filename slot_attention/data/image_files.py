@@ -12,7 +12,6 @@ import concurrent.futures
 import hashlib
 import os
 from pathlib import Path
-import struct
 from typing import BinaryIO
 
 import numpy as np
@@ -178,13 +177,7 @@ def _read(path, convert, file=None):
     raise ValueError(
       f"the image {path} cannot be read: {error.strerror or error}"
     ) from error
-  except (
-    NotImplementedError,
-    SyntaxError,
-    ValueError,
-    struct.error,
-    PIL.Image.DecompressionBombError,
-  ) as error:
+  except Exception as error:  # Decoders raise any type for a damaged file.
     raise ValueError(f"the image {path} cannot be read: {error}") from error
 
 

@@ -183,10 +183,12 @@ class Page:
     try:
       view = await work(views.see, state, self._own)
       known = await work(views.examples, view.weights)
-    except ERRORS as error:
+    except Exception as error:
       if self._client.is_deleted:
         return False
-      logging.debug("On the page:", exc_info=error)
+      # Others are mistakes in the code, which the page survives as well.
+      level = logging.DEBUG if isinstance(error, ERRORS) else logging.ERROR
+      logging.log(level, "On the page:", exc_info=error)
       if self.view is None and state == DEFAULT:
         self.complain(error)
         return False

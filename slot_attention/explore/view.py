@@ -100,6 +100,8 @@ def complete(state: State, weights: Weights) -> State:
   if not 0 <= state.seed < 2**31:
     raise ValueError(f"seed={state.seed} must be from 0 to {2**31 - 1}")
   t = state.t or num_iterations
+  if t and not num_iterations:
+    raise ValueError(f"t={t}: this model has no iterations")
   if t > num_iterations:
     raise ValueError(f"t={t} must be from 1 to {num_iterations} iterations")
   return dataclasses.replace(

@@ -46,9 +46,9 @@ def compare(result: Mapping[str, Any], metric: str) -> list[list[str]]:
   Returns:
     A table whose first line has the titles. Every other line is of a row: its
     label, the mean of the metric in percent at each step at which the first row
-    is evaluated, and when it reaches the goal, the first row's mean at its last
-    evaluation. This is the mean of the steps at which the seeds reach it, or
-    how many seeds do, if not all.
+    is evaluated, and when it reaches the goal. The goal is the first row's mean
+    at its last evaluation. The last cell is the mean of the steps at which the
+    seeds reach the goal, or the number of seeds that do, if not all.
   """
   steps, titles, lines, goal = [], [], [], None
   for row in result["rows"]:

@@ -1,7 +1,6 @@
 """Writes the page results/README.md, which lists all measurements."""
 
 import collections
-import json
 from pathlib import Path
 
 from slot_attention import files
@@ -39,12 +38,12 @@ PICTURES = (
 def render(results: Path) -> str:
   """Makes the page from the JSON files in the folder of the results."""
   records = {
-    path.stem: json.loads(path.read_text())
-    for path in sorted(results.glob("*.json"))
+    path.stem: files.read_json(path) for path in sorted(results.glob("*.json"))
   }
+  drawn = {path.stem for path in results.glob("*.png")}
   figures = [
     [experiment.place, experiment.title]
-    + [_measured(records, name, scale) for scale in ("paper", "small")]
+    + [_measured(records, drawn, name, scale) for scale in ("paper", "small")]
     for name, experiment in EXPERIMENTS.items()
   ]
   figures += [
@@ -121,9 +120,9 @@ All numbers are in percent.
 _FIGURES = """## The paper's tables and figures
 
 `python -m slot_attention.paper.reproduce NAME` measures a table or figure, and
-`python -m slot_attention.paper.figures --workdir=RUN` draws the last five.
-`runs/SCALE/CONFIG/CHANGES/SEED/metrics.jsonl.gz` is the curve of each run that
-finished since 2026-11-27.
+`python -m slot_attention.paper.figures --workdir=RUN` draws the last five rows
+of this table. `runs/SCALE/CONFIG/CHANGES/SEED/metrics.jsonl.gz` is the curve of
+each run that finished since 2026-11-27.
 """
 
 
@@ -132,7 +131,7 @@ def write(results: Path) -> None:
   files.write(results / "README.md", render(results))
 
 
-def _measured(records, name, scale):
+def _measured(records, drawn, name, scale):
   """Makes the cell of the page for an experiment at a scale."""
   experiment = EXPERIMENTS[name]
   if not rows_at(experiment, scale):
@@ -143,8 +142,9 @@ def _measured(records, name, scale):
     counts = [len(row["seeds"]) for row in record["rows"]]
     fewest, most = min(counts), max(counts)
     num_seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
+    picture = f", [picture]({stem}.png)" * (stem in drawn)
     return (
-      f"[{stem}]({stem}.md), [picture]({stem}.png),"
+      f"[{stem}]({stem}.md){picture},"
       f" {num_seeds} seed{'s' * (most > 1)}, {record['date']},"
       f" {record['hardware']}{_missing(record, experiment)}"
     )
@@ -192,7 +192,7 @@ def _origin_of(record):
   seeds = [x["seed"] if isinstance(x, dict) else x for x in seeds]
   parts = [
     f"`{record.get('command', missing)}`",
-    record.get("date", missing)[:10],
+    (record.get("date") or missing)[:10],
     hardware,
     tables.pairs(versions),
     tables.seeds(" ".join(map(str, seeds))),

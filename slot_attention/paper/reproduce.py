@@ -193,12 +193,15 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
   If `wait` is True, it waits until it has.
   """
   workdir.parent.mkdir(parents=True, exist_ok=True)
-  lock = filelock.FileLock(workdir.with_name(f"{workdir.name}.lock"))
+  path = workdir.with_name(f"{workdir.name}.lock")
+  lock = filelock.FileLock(path, fallback_to_soft=False)
   try:
     lock.acquire(blocking=wait)
   except filelock.Timeout:
     yield False
     return
+  except OSError as error:  # As in `runs.lock`.
+    logging.info("%s cannot be locked: %s", path, error.strerror)
   try:
     yield True
   finally:
@@ -211,7 +214,7 @@ def _read(row, config, folder, names):
   Raises:
     ValueError: if it was trained or evaluated with another config.
   """
-  trained = json.loads((folder / FINISHED).read_text())
+  trained = files.read_json(folder / FINISHED)
   then, now = trained.get("config", {}), _fields(config)  # Old runs have none.
   differ = [x for x in then if x in now and then[x] != now[x]]
   if differ:
@@ -223,7 +226,7 @@ def _read(row, config, folder, names):
   origin = {key: trained.get(key, "not recorded") for key in _origin()}
   if trained["metrics"] is None or len(names) == 1:
     return trained["metrics"], origin
-  content = json.loads((folder / names[-1]).read_text())
+  content = files.read_json(folder / names[-1], object)
   if not isinstance(content, dict) or "evaluation" not in content:
     return content, origin  # Of a version that did not write the evaluation.
   then, now = content["evaluation"], _evaluation(row, config)
@@ -319,7 +322,7 @@ def _list(
       path = find_trained(job, files_of(name, experiment, job.row), runs, kept)
       found.setdefault(job.directory, []).append(path)
     done = [paths[0] for paths in found.values() if all(paths)]
-    seconds = [json.loads(path.read_text())["seconds"] for path in done]
+    seconds = [files.read_json(path)["seconds"] for path in done]
     timed = [x for x in seconds if x is not None]
     took = f", {np.mean(timed):.0f} s a run" if timed else ""
     print(

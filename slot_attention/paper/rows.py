@@ -6,14 +6,13 @@ rows of the paper, and `reproduce` trains them.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import json
 from pathlib import Path
 import re
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from slot_attention import command
+from slot_attention import command, files
 
 TETROMINOES = "tetrominoes_object_discovery"
 MULTI_DSPRITES = "multi_dsprites_object_discovery"
@@ -210,31 +209,31 @@ def files_of(name: str, experiment: Experiment, row: Row) -> list[str]:
   return [FINISHED, f"reproduce_{name}_{label}.json"]
 
 
-def has_files(folder: Path, files: Sequence[str]) -> bool:
+def has_files(folder: Path, names: Sequence[str]) -> bool:
   """Returns whether a folder has all files of a run, see `files_of`.
 
   A run that diverged has no evaluation.
   """
   if not (folder / FINISHED).exists():
     return False
-  diverged = json.loads((folder / FINISHED).read_text())["metrics"] is None
-  return diverged or all((folder / file).exists() for file in files)
+  diverged = files.read_json(folder / FINISHED)["metrics"] is None
+  return diverged or all((folder / name).exists() for name in names)
 
 
 def find_trained(
-  job: Job, files: Sequence[str], runs: Path, kept: Path | None = None
+  job: Job, names: Sequence[str], runs: Path, kept: Path | None = None
 ) -> Path | None:
   """Returns the file that says that a job needs no training, or None.
 
   Args:
     job: the job.
-    files: its files, see `files_of`.
+    names: of its files, see `files_of`.
     runs: folder of all runs, which can be evaluated once they are trained.
     kept: folder of kept results. It has no parameters, so that all files of the
       job must be there. None if kept results do not count.
   """
   if (trained := runs / job.directory / FINISHED).exists():
     return trained
-  if kept and has_files(kept / job.directory, files):
+  if kept and has_files(kept / job.directory, names):
     return kept / job.directory / FINISHED
   return None

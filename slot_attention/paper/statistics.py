@@ -61,6 +61,8 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
       for metric in points[0]:
         if metric in where or metric in ("sweep", "num_examples"):
           continue
+        if any(metric not in point for point in points):
+          continue  # A seed of an earlier version does not have it.
         scale = 100 if metric.startswith(SHARES) else 1
         values = [scale * point[metric] for point in points]
         kept = [x for seed, x in zip(by_seed, values) if seed not in stripes]
@@ -114,17 +116,22 @@ def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     (row["label"], row["config"]): [x for x in row["seeds"].values() if x]
     for row in result["rows"]
   }
+  num_seeds = {
+    (row["label"], row["config"]): len(row["seeds"]) for row in result["rows"]
+  }
   lines = []
   for row in result["rows"]:
     defaults = measured.get(("default", row["config"]))
     if not row["direction"] or not defaults:
       continue
-    metric = next((x for x in COMPARED if x in defaults[0]), None)
+    variants = measured[row["label"], row["config"]]
+    metric = next(
+      (x for x in COMPARED if all(x in y for y in defaults + variants)), None
+    )
     if metric is None:  # The data has no masks.
       continue
     default, variant = (
-      [100 * x[metric] for x in seeds]
-      for seeds in (defaults, measured[row["label"], row["config"]])
+      [100 * x[metric] for x in seeds] for seeds in (defaults, variants)
     )
     expected = DIRECTIONS.get(row["direction"])
     difference = interval = None
@@ -133,7 +140,11 @@ def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
       if min(len(default), len(variant)) >= COMPARED_SEEDS:
         interval = _confidence_interval(variant, default)
     agrees = _verdict(interval, expected)
-    if agrees and variant and interval is None:
+    too_few = interval is None
+    if not variant:  # All of its seeds diverged, and all are counted.
+      counts = num_seeds["default", row["config"]], len(row["seeds"])
+      too_few = min(counts) < COMPARED_SEEDS
+    if agrees and too_few:
       agrees = "too few seeds"
     lines.append(
       {

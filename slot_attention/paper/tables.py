@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,19 @@ def write(folder: Path, result: Mapping[str, Any], sweep: str) -> None:
   files.write_json(path.with_suffix(".json"), result)
   table = result["table"]
   columns = dict.fromkeys(column for line in table for column in line)
-  with path.with_suffix(".csv").open("w", newline="") as file:
-    writer = csv.DictWriter(file, columns, restval="")
-    writer.writeheader()
-    writer.writerows(table)
+  text = io.StringIO(newline="")
+  writer = csv.DictWriter(text, columns, restval="")
+  writer.writeheader()
+  writer.writerows(table)
+  files.write(path.with_suffix(".csv"), text.getvalue())
   files.write(path.with_suffix(".md"), _markdown(result, sweep))
   panels = _curves(table, sweep) if sweep else _bars(result)
   draw = plots.draw_curves if sweep else plots.draw_bars
-  if panels:  # There are none if all runs diverged.
-    draw(path.with_suffix(".png"), panels)
+  picture = path.with_suffix(".png")
+  if panels:
+    draw(picture, panels)
+  else:  # All runs diverged. The picture of earlier ones would mislead.
+    picture.unlink(missing_ok=True)
 
 
 def _markdown(result, sweep):
@@ -79,8 +84,8 @@ def _about(result, sweep):
     )
   if any(line["metric"] == "mse" for line in table):
     about += (
-      " If the loss is not the squared error, mse is the squared error of the"
-      " reconstruction, which is not in percent."
+      " mse is the squared error of the reconstruction, for models whose loss"
+      " is another; it is not in percent."
     )
   if any(line["metric"] == "fg_ari" for line in table):
     about += (
@@ -251,11 +256,13 @@ def _bars(result):
         panel, label = panels.setdefault(metric, {}), row["label"]
         if label in panel:  # The default of another config.
           label += f", {row['config']}"
-        panel[label] = [
+        values = [
           100 * measured[metric]
           for measured in row["seeds"].values()
-          if measured
+          if measured and metric in measured
         ]
+        if values:
+          panel[label] = values
   return panels
 
 

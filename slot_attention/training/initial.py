@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slot_attention import files
 from slot_attention.training import checkpoints
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -24,9 +25,9 @@ def names(folder: Path = WEIGHTS) -> list[str]:
 
 
 def read_weights(folder: Path) -> Any:
-  """Reads the parameters of weights, in float32."""
-  with np.load(folder / "params.npz", allow_pickle=False) as file:
-    flat = {path: x.astype(np.float32) for path, x in file.items()}
+  """Reads the parameters of weights, in float32; see `files.read_arrays`."""
+  arrays = files.read_arrays(folder / "params.npz")
+  flat = {path: x.astype(np.float32) for path, x in arrays.items()}
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -40,8 +41,8 @@ def read(source: str) -> Any:
     The parameters of its newest checkpoint; an empty dict if source is "".
 
   Raises:
-    ValueError: if there is no such run and there are no such weights, or if all
-      checkpoints of the run are damaged.
+    ValueError: if there is no such run and there are no such weights, or if the
+      weights or all checkpoints of the run are damaged.
   """
   if not source:
     return {}

@@ -200,15 +200,18 @@ def load(workdir: Path | str) -> Run:
   """Loads the newest checkpoint of a run, without its optimiser.
 
   Raises:
-    ValueError: if there is no run or no checkpoint in this folder, or if all
-      checkpoints are damaged.
+    ValueError: if there is no run or no checkpoint in this folder, if all
+      checkpoints are damaged, or if the newest one does not fit the config.
   """
   config = load_config(workdir)
   restored = checkpoints.restore_newest(workdir)
   if restored is None:
     raise ValueError(f"the run in {workdir} has no checkpoint yet")
   step, items = restored
-  return Run(config, tasks.make_task(config), items["params"], step)
+  task = tasks.make_task(config)
+  image_shape = datasets.image_shape(config.data)
+  checkpoints.check_fit(items["params"], task, image_shape)
+  return Run(config, task, items["params"], step)
 
 
 def changed_fields(

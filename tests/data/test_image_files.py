@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import configs
 from slot_attention import predict
 from slot_attention.data import datasets, image_files, loading, prepare
 from tests.data.test_loading import section
@@ -125,10 +126,12 @@ def test_a_folder_of_images_is_a_data_set_in_the_order_of_paths(tmp_path):
   assert (len(splits["train"]), len(splits["eval"])) == (3, 2)
   (batch,) = image_files.read_folder(folder, 0, 5, image_size=16)
   assert set(batch) == {"images"} and batch["images"].shape == (5, 16, 16, 3)
+  config = configs.load("image_folder_object_discovery")
+  config.data = ConfigDict(data)
   names = ["a/000", "a/002", "a/004", "b/001", "b/003"]
   for name, image in zip(names, batch["images"], strict=True):
     whole = image_files.read_image(folder / f"{name}.png")
-    squashed = predict.frame(ConfigDict({"data": data}), [whole])["images"][0]
+    squashed = predict.frame(config, [whole])["images"][0]
     np.testing.assert_array_equal(image, squashed)
   np.testing.assert_array_equal(
     splits["eval"].take(np.arange(2))["images"], batch["images"][3:]
@@ -159,11 +162,14 @@ def test_names_of_files_need_not_be_utf_8(tmp_path):
   assert image_files.fingerprint(tmp_path) != before
 
 
-def test_damaged_metadata_of_an_image_are_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  "kind", [struct.error, RuntimeError, TypeError, AttributeError, MemoryError]
+)
+def test_whatever_a_decoder_raises_names_the_image(kind, tmp_path, monkeypatch):
   path = save(tmp_path / "a.png", noise(5, 4, 3))
 
   def fail(image):
-    raise struct.error("unpack requires a buffer of 8 bytes")
+    raise kind("unpack requires a buffer of 8 bytes")
 
   monkeypatch.setattr(image_files.PIL.ImageOps, "exif_transpose", fail)
   with pytest.raises(ValueError, match="a.png cannot be read: unpack requires"):

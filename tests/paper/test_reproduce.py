@@ -617,6 +617,14 @@ def test_differences_are_compared_with_the_papers(
   difference = np.mean(shares) - np.mean(default)
   expected = 100 * np.array([difference - half, difference + half])
   np.testing.assert_allclose(line["interval"], expected)
+  # A variant that diverged is worse, if enough seeds did.
+  failed = [rows[0], ("variant", direction, [None] * 3)]
+  (line,) = statistics.make_differences(make_result(*failed))
+  worse = {"worse": "yes", "slightly worse": "yes", "not stated": ""}
+  assert line["agrees"] == worse.get(direction, "no")
+  failed = [rows[0], ("variant", direction, [None])]
+  (line,) = statistics.make_differences(make_result(*failed))
+  assert line["agrees"] == (agrees and "too few seeds")
   # Two seeds say little of the scatter.
   few = [(label, x, seeds[:2]) for label, x, seeds in rows]
   (line,) = statistics.make_differences(make_result(*few))
@@ -629,6 +637,16 @@ def test_seeds_that_were_evaluated_at_other_points_are_not_averaged():
     points = [[{"step": s, "loss": 0.1} for s in x] for x in ((10, 30), steps)]
     with pytest.raises(ValueError, match="evaluated at different points"):
       make_result(("x", "", points))
+
+
+def test_metrics_that_a_seed_lacks_are_left_out():
+  """Runs of earlier versions have fewer."""
+  now, before = {"loss": 0.1, "fg_ari": 0.9, "mbo": 0.5}, {"loss": 0.1}
+  result = make_result(("a", "", [now, before]), ("b", "", [before]))
+  table = statistics.make_table(result)
+  assert {line["metric"] for line in table} == {"loss"}
+  panels = tables._bars(result)
+  assert panels["mbo"] == {"a": [50.0]}
 
 
 def test_values_without_scatter_are_compared_as_they_are():

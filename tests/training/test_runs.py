@@ -137,6 +137,10 @@ def test_a_model_that_does_not_fit_the_checkpoint_names_the_parameter(
     "slot_attention/mlp/dense_0/kernel is saved as (8, 7), the config needs"
     " (8, 8)" in str(error.value)
   )
+  # A run whose own config was changed is not used, either.
+  runs.save_config(tmp_path, config)
+  with pytest.raises(ValueError, match=r"is saved as \(8, 7\)"):
+    runs.load(tmp_path)
 
 
 def test_loading_without_a_run_fails(tmp_path, config):
@@ -145,9 +149,10 @@ def test_loading_without_a_run_fails(tmp_path, config):
   runs.save_config(tmp_path, config)
   with pytest.raises(ValueError, match="has no checkpoint yet"):
     runs.load(tmp_path)
-  (tmp_path / "config.json").write_text("{")
-  with pytest.raises(ValueError, match="config.json is damaged"):
-    runs.load(tmp_path)
+  for damaged in ("{", "[]"):
+    (tmp_path / "config.json").write_text(damaged)
+    with pytest.raises(ValueError, match="config.json is damaged"):
+      runs.load(tmp_path)
 
 
 def test_a_damaged_line_of_metrics_is_named(tmp_path):
