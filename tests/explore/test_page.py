@@ -480,7 +480,7 @@ def test_a_command_line_that_cannot_be_served_is_refused():
     with pytest.raises(ValueError, match=f"port={port} cannot be used"):
       explore.main(["--noshow", f"--port={port}"])
   for flags, words in (
-    (["--pretrained=slow"], "name='slow' is not one of"),
+    (["--pretrained=slow"], "no weights called 'slow'"),
     (["--workdir=nowhere"], "there is no run in nowhere"),
     (["--view=hue=3"], "hue in the link is not one of"),
     (["--pretrained=quickstart", "--workdir=x"], "either --workdir or --pre"),

@@ -141,7 +141,7 @@ def test_a_model_may_have_more_slots_than_can_be_chosen(monkeypatch):
     ({"canvas": (Piece(1, 0),)}, "the second image is missing"),
     ({"canvas": (Piece(0, 4),)}, "slot a5 is not one of 4"),
     ({"canvas": ()}, "the last slot stays"),
-    ({"pretrained": "slow"}, "name='slow' is not one of"),
+    ({"pretrained": "slow"}, "no weights called 'slow'"),
   ],
 )
 def test_what_cannot_be_shown_is_said_in_one_sentence(fields, words):
@@ -190,6 +190,8 @@ def test_the_baseline_and_the_rivals_work_or_say_what_they_lack(
   if use in (use_slot_mlp, use_monet):
     with pytest.raises(ValueError, match="num_iterations=2: the model of"):
       view.see(State(workdir=workdir, iterations=2))
+    with pytest.raises(ValueError, match="t=1: this model has no iterations"):
+      view.see(State(workdir=workdir, t=1))
 
 
 def test_the_arrays_of_a_view_are_exported():
