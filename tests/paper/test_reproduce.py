@@ -1,6 +1,7 @@
 """Tests of tables and figures, with training replaced if it takes long."""
 
 import dataclasses
+import errno
 import gzip
 import json
 import os
@@ -277,6 +278,17 @@ def test_processes_share_the_runs(tmp_path, trained, experiment):
   for worker in workers:
     worker.join()
   assert sorted(trained) == [("gru", 0), ("gru", 1), ("none", 0), ("none", 1)]
+
+
+def test_a_disk_without_locks_is_used(
+  tmp_path, trained, experiment, monkeypatch
+):
+  def acquire(*_, **__):
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+  monkeypatch.setattr(reproduce.filelock.FileLock, "acquire", acquire)
+  run(tmp_path)
+  assert len(trained) == 4
 
 
 def test_sweeps_become_curves(tmp_path, trained, experiment, monkeypatch):
