@@ -4,7 +4,8 @@
   python -m slot_attention.predict --pretrained=quickstart a.png b.jpg --to=out
 
 Images may have any size. They are cropped, resized and stretched in contrast as
-the images of the training were. The command writes into the folder TO/NAME of
+the images of the training were. Models of binary images, such as R-NEM, get
+black and white pixels. The command writes into the folder TO/NAME of
 every image:
 
   slots.png          object discovery: the slots, as in Figure 3a

@@ -50,7 +50,7 @@ def load(name: str) -> runs.Run:
   """Loads weights as `runs.load` loads a run.
 
   Raises:
-    ValueError: if no weights have this name.
+    ValueError: if no weights have this name, or if they are damaged.
   """
   folder = _folder(name)
   config = runs.load_config(folder)
@@ -86,7 +86,7 @@ def load_examples(name: str) -> dict[str, np.ndarray]:
     targets where the data has them; example_ids, int32 [B].
 
   Raises:
-    ValueError: if no weights have this name.
+    ValueError: if no weights have this name, or if the examples are damaged.
   """
   examples = files.read_arrays(_folder(name) / "examples.npz")
   ids = np.arange(len(examples["images"]), dtype=np.int32)
@@ -97,7 +97,7 @@ def load_card(name: str) -> dict[str, Any]:
   """Loads the model card: where weights come from, and what they reach.
 
   Raises:
-    ValueError: if no weights have this name.
+    ValueError: if no weights have this name, or if the card is damaged.
   """
   return files.read_json(_folder(name) / "card.json")
 

@@ -393,11 +393,9 @@ def test_nothing_is_overwritten_and_nothing_missing_is_taken(
   )
   with pytest.raises(ValueError, match="cut is damaged"):
     convert.import_run(tmp_path / "cut", tmp_path / "run")
-  for ending in ("index", "data-00000-of-00001"):
+  for ending, size in (("index", None), ("data-00000-of-00001", 1000)):
     content = (folder / f"ckpt-500.{ending}").read_bytes()
-    is_data = ending != "index"
-    path = tmp_path / f"short.{ending}"
-    path.write_bytes(content[: 1000 if is_data else None])
+    (tmp_path / f"short.{ending}").write_bytes(content[:size])
   with pytest.raises(ValueError, match="short is damaged"):
     convert.import_run(tmp_path / "short", tmp_path / "run")
   with pytest.raises(ValueError, match="is a folder; add the checkpoint's"):

@@ -115,7 +115,7 @@ def reproduce(
     raise ValueError(f"nothing of {name} exists at --scale={scale}")
   labels = sorted({row.label for row in rows})
   if not any(only_rows in label for label in labels):
-    raise ValueError(f"no row has {only_rows!r}: the rows are {labels}")
+    raise ValueError(f"no label contains {only_rows!r}: they are {labels}")
   jobs = jobs_of(experiment, scale, seeds)
   measured, origins = {}, {}
   # The first pass takes the runs on which no other process works. The second

@@ -177,7 +177,8 @@ def load(
         workdir,
         ", ".join(differ),
       )
-  checkpoints.check_fit(run.params, task, data.image_shape)
+  if changed:  # `runs.load` has checked the run's own config.
+    checkpoints.check_fit(run.params, task, data.image_shape)
   return task, data, parallel.replicate(run.params), run.step
 
 

@@ -383,7 +383,9 @@ def test_what_is_finished_is_shown_without_training(
 
 
 def test_only_some_rows_are_trained(tmp_path, trained, experiment):
-  with pytest.raises(ValueError, match="'GUR': the rows are .'default', 'no"):
+  with pytest.raises(
+    ValueError, match="label contains 'GUR': they are .'default'"
+  ):
     run(tmp_path, only_rows="GUR")
   result = run(tmp_path, only_rows="GRU")
   assert trained == [("none", 0), ("none", 1)]
