@@ -79,12 +79,14 @@ def render(results: Path) -> str:
     "",
   ]
   for stem, record in records.items():
-    agrees = collections.Counter(
-      line["agrees"] or "not stated" for line in record.get("differences", ())
-    )
-    if agrees and record["scale"] != "smoke":
-      counts = ", ".join(f"{agrees[x]} {x}" for x in sorted(agrees))
-      lines.append(f"- [{stem}]({stem}.md): {counts}")
+    if record.get("scale") == "smoke":
+      continue
+    agrees = collections.defaultdict(collections.Counter)
+    for line in record.get("differences", ()):
+      agrees[line["metric"]][line["agrees"] or "not stated"] += 1
+    for metric, counts in agrees.items():
+      counted = ", ".join(f"{counts[x]} {x}" for x in sorted(counts))
+      lines.append(f"- [{stem}]({stem}.md), {metric}: {counted}")
   if not lines[-1]:
     lines.append("Nothing has been measured yet.")
   lines += ["", "## Other measurements", ""]
@@ -145,8 +147,8 @@ def _measured(records, drawn, name, scale):
     picture = f", [picture]({stem}.png)" * (stem in drawn)
     return (
       f"[{stem}]({stem}.md){picture},"
-      f" {num_seeds} seed{'s' * (most > 1)}, {record['date']},"
-      f" {record['hardware']}{_missing(record, experiment)}"
+      f" {num_seeds} seed{'s' * (most > 1)}, {tables.origin(record)}"
+      f"{_missing(record, experiment)}"
     )
   if seen in records:
     return f"see [{seen}]({seen}.md){_missing(records[seen], experiment)}"

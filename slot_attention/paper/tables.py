@@ -50,7 +50,7 @@ def _markdown(result, sweep):
     return "\n".join([*lines, *_steps(result)])
   lines += ["", *_measured(result, sweep)]
   if result["differences"]:
-    lines += ["", _DIFFERENCES, ""]
+    lines += ["", "## Differences from the default", "", _DIFFERENCES, ""]
     lines += grid(
       ["row", "config", "metric", "difference", "paper", "agrees"],
       [
@@ -72,8 +72,8 @@ def _about(result, sweep):
   """Says where the numbers of a result are from, and how to read them."""
   table = result["table"]
   about = (
-    f"`{result['command']}`, {result['date']}, {result['hardware']},"
-    f" {pairs(result['versions'])}{_flags(result)}. "
+    f"`{result['command']}`, {origin(result)},"
+    f" {pairs(result['versions'])}{_flags(result)}.\n\n"
   )
   if sweep == curves.STEPS:
     about += "Means over the seeds, in percent."
@@ -114,15 +114,43 @@ def _about(result, sweep):
 def _flags(result):
   """Names the XLA_FLAGS of the runs, if there were any."""
   flags = result.get("xla_flags", "none")
-  return "" if flags == "none" else f", XLA_FLAGS: {flags}"
+  return "" if flags == "none" else f", XLA_FLAGS: {_or(flags)}"
+
+
+def _or(values):
+  """Joins values that `reproduce` merged, for example "x; or none"."""
+  return "; or ".join(values.split(" and "))
+
+
+def origin(result: Mapping[str, Any]) -> str:
+  """Formats the days and the processors on which a result was measured."""
+  days = result["date"].split(" and ")
+  days = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+  return f"{days}, {_or(result['hardware'])}"
 
 
 def _measured(result, sweep):
-  """Makes the table with a line for each row and point of a sweep.
+  """Makes the tables with a line for each row and point of a sweep.
 
-  Lines below it have the numbers without stripes, and the paper's.
+  Lines below it have the numbers without stripes, and the paper's. If both of
+  the paper's tasks are measured, each has a table.
   """
-  table = result["table"]
+  of_sets = {
+    line["config"] for line in result["table"] if line["metric"] == "ap_1"
+  }
+  tables = {}
+  for line in result["table"]:
+    task = "Set prediction" if line["config"] in of_sets else "Object discovery"
+    tables.setdefault(task, []).append(line)
+  if len(tables) == 1:
+    return _grid_of(result["table"], sweep)
+  lines = []
+  for task, table in tables.items():
+    lines += [f"## {task}", "", *_grid_of(table, sweep), ""]
+  return lines[:-1]
+
+
+def _grid_of(table, sweep):
   metrics = [*dict.fromkeys(line["metric"] for line in table if line["metric"])]
   # Columns of the points of a sweep, without those of one value.
   places = [

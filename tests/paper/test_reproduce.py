@@ -549,6 +549,42 @@ def test_with_another_loss_the_squared_error_tells_of_stripes():
   assert tables.here({**mse, "num_seeds": 1}) == "0.0200 (1 seed)"
 
 
+def test_each_task_has_a_table_of_its_own_metrics():
+  discovery = {"loss": 0.25, "fg_ari": 0.9}
+  rows = [("x", "", [discovery]), ("y", "", [{"ap_1": 0.4}])]
+  assert "##" not in "".join(tables._measured(make_result(rows[1]), ""))
+  result = make_result(*rows, ("z", "", [None]))
+  for row, config in zip(result["rows"], ("tetrominoes", "sets", "sets")):
+    row["config"] = config
+  result["table"] = statistics.make_table(result)
+  assert tables._measured(result, "") == [
+    "## Object discovery",
+    "",
+    "| row | config | loss | fg_ari |",
+    "|---|---|---|---|",
+    "| x | tetrominoes | 0.2500 (1 seed) | 90.0 (1 seed) |",
+    "",
+    "## Set prediction",
+    "",
+    "| row | config | ap_1 |",
+    "|---|---|---|",
+    "| y | sets | 40.0 (1 seed) |",
+    "| z, seed 0 diverged | sets |  |",
+  ]
+
+
+def test_the_first_and_the_last_day_are_named_and_every_processor():
+  result = {"date": "2026-01-02", "hardware": "1 x GPU"}
+  assert tables.origin(result) == "2026-01-02, 1 x GPU"
+  result = {
+    "date": "2026-01-02 and 2026-01-03 and 2026-02-01",
+    "hardware": "1 x GPU and 2 CPU cores",
+  }
+  assert (
+    tables.origin(result) == "2026-01-02 to 2026-02-01, 1 x GPU; or 2 CPU cores"
+  )
+
+
 def test_bars_compare_variants_in_one_metric_and_name_a_second_default():
   rows = [
     {
@@ -698,7 +734,8 @@ def test_every_run_keeps_its_date_hardware_and_versions(
     trained_file.write_text(json.dumps(content))
   flags = run(tmp_path)["xla_flags"]
   assert flags == f"{' '.join(given)} and not recorded"
-  assert flags in (tmp_path / "results" / "updates_small.md").read_text()
+  text = (tmp_path / "results" / "updates_small.md").read_text()
+  assert f"XLA_FLAGS: {' '.join(given)}; or not recorded" in text
 
 
 @pytest.mark.parametrize("folder", ["runs", "results/runs"])
@@ -785,7 +822,7 @@ def test_the_page_shows_what_is_measured_at_which_scale(
   assert (
     "| Figure 11 | default | fg_ari | 98.8 ± 0.3 | not yet | 92.0 ±" in text
   )
-  assert "- [updates_small](updates_small.md): 1 yes" in text
+  assert "- [updates_small](updates_small.md), fg_ari: 1 yes" in text
   assert (
     "| no GRU | tetrominoes_small | fg_ari | -40.0 (-44.5 to -35.5) | worse"
     " | yes |"
