@@ -12,7 +12,7 @@ images are multiplied by 4, twice Adam's rate, and more steps.
 Measured with --config.seed=0 to 4: a foreground ARI of 90.6, 75.4, 90.7, 91.0
 and 87.8 %, seed 0 in 19 minutes of one core of an AMD EPYC beside other work
 (2026-11-30, Python 3.12.1, JAX 0.12.0, with the XLA_FLAGS of docs/results.md).
-Seed 1 ends in vertical stripes. docs/results.md lists the tries.
+Seed 1 ends in vertical stripes. docs/tries.md lists the tries.
 """
 
 from ml_collections import ConfigDict
