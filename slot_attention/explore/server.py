@@ -1,9 +1,10 @@
 """Serves the page on this machine."""
 
+import asyncio
 from collections.abc import Mapping
 import urllib.parse
 
-from nicegui import app, binding, ui
+from nicegui import app, background_tasks, binding, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 
@@ -33,9 +34,9 @@ def serve(host: str, port: int, query: Mapping[str, str], *, show: bool):
   # In seconds. NiceGUI would warn of every pause of a busy machine.
   binding.MAX_PROPAGATION_TIME = 1.0
   first = f"/?{urllib.parse.urlencode(query)}" if query else "/"
-  address = f"http://{host}:{port}{first}"
   app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
-  app.on_startup(lambda: print(f"{address}\nCtrl-C closes it.", flush=True))
+  # The port is opened after these functions have run.
+  app.on_startup(lambda: background_tasks.create(_announce(host, port, first)))
   app.on_shutdown(lambda: page.WORKER.shutdown(wait=False, cancel_futures=True))
 
   @ui.page("/")
@@ -54,3 +55,15 @@ def serve(host: str, port: int, query: Mapping[str, str], *, show: bool):
     show_welcome_message=False,
     message_history_length=_MESSAGES,
   )
+
+
+async def _announce(host, port, first):
+  """Prints the address of the page as soon as the port takes connections."""
+  while True:
+    try:
+      _, writer = await asyncio.open_connection(host, port)
+      break
+    except OSError:
+      await asyncio.sleep(0.05)
+  writer.close()
+  print(f"http://{host}:{port}{first}\nCtrl-C closes it.", flush=True)
