@@ -15,8 +15,8 @@ summed over the image. Here the error is a mean, and the weight is 10 / (H W C).
 
 Paper: numbers of slots near those of the objects, at an ARI near that of the
 best fixed number.
-Measured here with the earlier design of tetrominoes_small, where it keeps about
-as many slots as there are objects: see docs/successors.md.
+Measured here on tetrominoes_small, --config.seed=0: 98.5 % with 3.06 of 4
+slots. docs/successors.md also has three seeds of the earlier design.
 """
 
 from ml_collections import ConfigDict

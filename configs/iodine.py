@@ -10,16 +10,16 @@ batches of its comments (eight GPUs). For a smaller batch, that code multiplies
 the rate by the square root of the batch's share. Adam has b1 = 0.9 here, and
 0.95 there.
 
-How IODINE was run on the binarised set is not published: it has the values of
+How IODINE was run on the binarized set is not published: it has the values of
 Multi-dSprites here, with K = 4. The quickstart and the small configs have
 smaller layers and batches, and a wider likelihood.
 
 Paper (Table 1, Section 4.1): foreground ARI 98.8 +- 0.0 % on CLEVR6, 76.7 +-
 5.6 % on Multi-dSprites, 99.2 +- 0.4 % on Tetrominoes, 64.8 +- 17.2 % on the
-binarised set.
+binarized set.
 Measured here: on small Tetrominoes, with --config.seed=0 to 2: 24.5, 37.1 and
 39.6 %, see results/table1_small.md; 61.5 % with seed 0 and four times as many
-steps, see docs/results.md; on the small binarised set, with seeds 0 to 2: 25.7,
+steps, see docs/results.md; on the small binarized set, with seeds 0 to 2: 25.7,
 1.1 and 26.4 %, see results/binarized_small.md; with seed 0 on small
 Multi-dSprites 52.5 %, and on small CLEVR 69.1 %.
 """

@@ -11,7 +11,7 @@ standard deviations 0.09 and 0.11, 1,000,000 steps of 64 images at a rate of
 its standard deviations are those of addtt/object-centric-library, which crops
 the images to 32x32. The quickstart and the small configs have a smaller
 attention network, smaller batches and a higher rate. The rate of
-tetrominoes_small is the best of three; see results/TODO.md.
+tetrominoes_small is the best of three; see docs/tries.md.
 multi_dsprites_small and clevr_small have the same rate.
 
 Paper (Table 1): foreground ARI 96.2 +- 0.6 % on CLEVR6, 90.4 +- 0.8 % on

@@ -6,7 +6,7 @@
 The data is that of configs/multi_dsprites_binarized_object_discovery.py.
 
 Layers, 30 steps, flips of 0.2, batch, rate and the loss after every step are
-those of the code Relational-NEM. How R-NEM was run on the binarised set is not
+those of the code Relational-NEM. How R-NEM was run on the binarized set is not
 published; K = 4 is that of the other models. These flags train N-EM with the
 values of the code Neural-EM for single images, 15 steps and flips of 0.1:
   --config.model.cell.use_relations=False --config.model.cell.num_iterations=15
@@ -15,9 +15,9 @@ values of the code Neural-EM for single images, 15 steps and flips of 0.1:
 
 The code trains for up to 500 epochs of 50,000 videos; 390,000 steps are as many
 batches. The small config has smaller layers, 10 steps, small batches, and the
-best of three rates (results/TODO.md).
+best of three rates (docs/tries.md).
 
-Paper (Section 4.1): foreground ARI 68.5 +- 1.7 % of R-NEM on the binarised set,
+Paper (Section 4.1): foreground ARI 68.5 +- 1.7 % of R-NEM on the binarized set,
 quoted from Greff et al. (2019).
 Measured here: on the small set, with --config.seed=0 to 2, 34.7, 33.5 and 32.5
 % of R-NEM, and 48.6, 48.2 and 35.9 % of N-EM, see results/binarized_small.md.

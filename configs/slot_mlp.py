@@ -26,7 +26,7 @@ _SIZES = {
 
 # The small sets have Muon, whose updates of the Slot MLP's large matrices would
 # take most of a step. The rate of tetrominoes_small and that of
-# clevr_set_prediction_small are each the best of three; see results/TODO.md.
+# clevr_set_prediction_small are each the best of three; see docs/tries.md.
 # multi_dsprites_small and clevr_small have that of tetrominoes_small.
 _SMALL_TRAINING = {
   "tetrominoes_small": {"optimizer": "adam", "learning_rate": 3e-4},

@@ -200,9 +200,11 @@ class Flags(flags.FlagValues):
     lines = [self.__dict__["_doc"].strip(), "", "Flags:"]
     for name in sorted(self):
       flag = self[name]
-      default = "" if flag.default is None else f" Default: {flag.default}."
+      default = (
+        "" if flag.default in (None, "") else f" Default: {flag.default}."
+      )
       text = textwrap.fill(
-        f"{flag.help}{default}",
+        f"{flag.help.replace('|', ' | ')}{default}",
         80,
         initial_indent=" " * 6,
         subsequent_indent=" " * 6,

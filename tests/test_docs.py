@@ -58,7 +58,9 @@ def test_there_are_examples_with_values():
 
 def test_the_fields_that_may_change_in_a_run_are_listed():
   (listed,) = re.findall(
-    r"these fields may change:(.*?)\. So", PAGES["docs/training.md"], re.DOTALL
+    r"these fields may change:(.*?)\. To train",
+    PAGES["docs/training.md"],
+    re.DOTALL,
   )
   named = set(re.findall(r"`([\w.]+)`", listed))
   free = {x.removeprefix("model.decoder.") for x in runs.FREE_FIELDS}
@@ -90,7 +92,8 @@ def test_every_file_that_is_named_is_there():
   named = in_pages(r"`((?:\w+/)+\w+\.(?:py|md|json|ipynb))`")
   assert len(named) > 5
   for page, name in named:
-    assert (ROOT / name).exists(), (page, name)
+    if not Path(name).stem.isupper():  # As in configs/NAME.py.
+      assert (ROOT / name).exists(), (page, name)
 
 
 def test_every_test_that_is_named_is_there():

@@ -206,7 +206,7 @@ def files_of(name: str, experiment: Experiment, row: Row) -> list[str]:
   if not (experiment.sweep or row.evaluation):
     return [FINISHED]
   label = re.sub(r"\W+", "_", row.label)
-  return [FINISHED, f"reproduce_{name}_{label}.json"]
+  return [FINISHED, f"reproduce_{experiment.see or name}_{label}.json"]
 
 
 def has_files(folder: Path, names: Sequence[str]) -> bool:

@@ -475,6 +475,16 @@ def test_the_list_counts_what_is_done_and_missing(
   assert "not at --scale=paper" in line
 
 
+def test_the_results_of_a_table_are_those_of_its_figure(capsys):
+  """Both tables have an evaluation beside that of the training."""
+  flags = ["--list", "--scale=small", "--kept", "--seeds=0", "--runs=none"]
+  reproduce.main([*flags, f"--results={RESULTS}"])
+  lines = capsys.readouterr().out.splitlines()
+  for name in ("table3 ", "figure5_left "):
+    (line,) = [line for line in lines if line.startswith(name)]
+    assert " 3 runs done, 0 missing" in line
+
+
 @pytest.mark.parametrize("scale, seeds", [("smoke", 2), ("small", 3)])
 def test_without_seeds_there_are_as_many_as_the_scale_has(
   tmp_path, capsys, scale, seeds
