@@ -147,6 +147,8 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   flags.parse(arguments)
   if flags.config is None:
     raise command.UsageError("give --config")
+  if "slot_attention" not in flags.config.model:
+    raise command.UsageError("--config: only Slot Attention has these cases")
   return flags
 
 

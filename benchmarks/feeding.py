@@ -33,7 +33,7 @@ def make_measurements(config, dispatches):
   """
   task = tasks.make_task(config)
   data = loading.load(config.data)
-  optimizer = optimizers.make_optimizer(lambda step: 1e-4, config.max_grad_norm)
+  optimizer, _ = optimizers.from_config(config)
   params = task.init(jax.random.key(0), data.image_shape)
   state = [
     parallel.replicate(

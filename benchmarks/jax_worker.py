@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import workers
 import configs
-from slot_attention import parallel, tasks
+from slot_attention import parallel, tasks, validation
 from slot_attention.data import batches, loading
 from slot_attention.paper.rows import changed
 from slot_attention.training import evaluate, optimizers, train
@@ -23,6 +23,19 @@ from slot_attention.training import evaluate, optimizers, train
 PRODUCT = "matrix product"
 PRODUCT_SIZE = 4096
 PRODUCT_OPERATIONS = 2 * PRODUCT_SIZE**3
+
+
+def _make_optimizer(config, learning_rate):
+  """Makes the optimiser of a config, with rates that do not change."""
+  fields = {**validation.DEFAULTS, **config}
+  is_muon = fields["optimizer"] == "muon"
+  return optimizers.make_optimizer(
+    lambda step: learning_rate,
+    fields["max_grad_norm"],
+    (lambda step: fields["muon_learning_rate"]) if is_muon else None,
+    fields["muon_kernels"],
+    fields["optimizer_epsilon"],
+  )
 
 
 def make(
@@ -34,9 +47,7 @@ def make(
   config.compute_dtype = specification["precision"]
   task = tasks.make_task(config)
   data = loading.load(config.data)
-  optimizer = optimizers.make_optimizer(
-    lambda step: specification["learning_rate"], config.max_grad_norm
-  )
+  optimizer = _make_optimizer(config, specification["learning_rate"])
   params = task.init(jax.random.key(0), data.image_shape)
   state = parallel.replicate(
     train.TrainState(jnp.int32(0), params, optimizer.init(params))

@@ -257,6 +257,7 @@ def make(
   specification: dict[str, Any],
 ) -> tuple[dict[str, workers.Work], dict[str, str], workers.PeakBytes]:
   """Makes the work for `workers.serve`."""
+  workers.check_optimizer(specification)
   for gpu in tf.config.list_physical_devices("GPU"):
     # The other workers need memory of the GPU as well.
     tf.config.experimental.set_memory_growth(gpu, True)

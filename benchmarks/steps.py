@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks import jax_worker, operations, records, workers
 import configs
-from slot_attention import command, start, tasks
+from slot_attention import command, start, tasks, validation
 from slot_attention.data import datasets
 from slot_attention.paper.rows import changed
 from slot_attention.progress import progress_bar
@@ -102,6 +102,7 @@ def make_specification(
     "image_shape": datasets.image_shape(config.data),
     "batch_size": batch_size,
     "max_objects": config.data.max_objects,
+    "optimizer": config.get("optimizer", validation.DEFAULTS["optimizer"]),
     "learning_rate": config.learning_rate,
     "max_grad_norm": config.max_grad_norm,
     "precision": precision,

@@ -261,6 +261,7 @@ def make(
   specification: dict[str, Any],
 ) -> tuple[dict[str, workers.Work], dict[str, str], workers.PeakBytes]:
   """Makes the work for `workers.serve`."""
+  workers.check_optimizer(specification)
   device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
   versions = {"python": platform.python_version(), "torch": torch.__version__}
   if device.type == "cuda":

@@ -12,7 +12,8 @@ A worker reads its specification, one line of JSON with
   image_shape: [H, W, C];
   batch_size: number of images B;
   max_objects: number of targets M;
-  learning_rate: learning rate, which is constant;
+  optimizer: "adam" or, for this project's worker alone, "muon";
+  learning_rate: learning rate of Adam, which is constant;
   max_grad_norm: largest global norm of the gradients, 0 for no clipping;
   precision: "float32", or "bfloat16" (float32 parameters, bfloat16 compute);
   compile: whether the framework compiles the whole step.
@@ -48,6 +49,7 @@ _VARIANT = {
   "use_projections": True,
   "temperature": "sqrt_d",
   "slot_init": "shared",
+  "gradient": "unrolled",
 }
 
 
@@ -60,6 +62,13 @@ def check_variant(model: Mapping[str, Any]) -> None:
       "the benchmarks have only Slot Attention with a residual MLP and with"
       f" {_VARIANT}, not {model}"
     )
+
+
+def check_optimizer(specification: Mapping[str, Any]) -> None:
+  """Raises a ValueError unless a specification's optimiser is Adam."""
+  optimizer = specification["optimizer"]
+  if optimizer != "adam":
+    raise ValueError(f"PyTorch and Keras train with Adam, not with {optimizer}")
 
 
 def peak_host_bytes() -> int:

@@ -57,6 +57,7 @@ def specification_of(name, **fields):
     "image_shape": image_shape,
     "batch_size": BATCH_SIZE,
     "max_objects": MAX_OBJECTS,
+    "optimizer": "adam",
     "learning_rate": 1e-3,
     "max_grad_norm": 0.0,
     "precision": "float32",
@@ -239,8 +240,12 @@ def test_workers_train_and_infer(framework, module, name, precision):
 )
 def test_other_variants_are_refused(framework, module):
   pytest.importorskip(framework)
-  model = pytest.importorskip(module).Model
+  worker = pytest.importorskip(module)
   specification, _ = specification_of("strided")
-  specification["model"]["slot_attention"]["update"] = "none"
-  with pytest.raises(ValueError, match="only Slot Attention with a residual"):
-    model(specification["image_shape"], specification["model"])
+  with pytest.raises(ValueError, match="with Adam, not with muon"):
+    worker.make({**specification, "optimizer": "muon"})
+  for field, value in {"update": "none", "gradient": "implicit"}.items():
+    specification, _ = specification_of("strided")
+    specification["model"]["slot_attention"][field] = value
+    with pytest.raises(ValueError, match="only Slot Attention with a residual"):
+      worker.Model(specification["image_shape"], specification["model"])

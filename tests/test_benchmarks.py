@@ -17,6 +17,8 @@ import pytest
 from benchmarks import clevr_renderer as renderer_benchmark
 from benchmarks import convolutions as convolutions_benchmark
 from benchmarks import (
+  costs,
+  jax_worker,
   matching,
   operations,
   profile,
@@ -160,6 +162,22 @@ def test_starts_are_timed_until_the_first_steps_are_done(tmp_path):
   seconds = startup.measure(["smoke:quickstart"], 1, str(tmp_path), [4])
   ((imports,), (cold,), (warm,)) = seconds["smoke:quickstart"].values()
   assert 0 < imports < min(cold, warm)
+
+
+def test_this_projects_worker_has_the_optimizer_of_the_config():
+  config = configs.load("tetrominoes_small")
+  params = {"mlp": {"kernel": jnp.ones((32, 32)), "bias": jnp.ones(32)}}
+  sizes = []
+  for fields in ({}, {"optimizer": "adam"}):
+    optimizer = jax_worker._make_optimizer({**config, **fields}, 1e-3)
+    state = optimizer.init(params)
+    sizes.append(sum(x.size for x in jax.tree.leaves(state)))
+  assert sizes[1] - sizes[0] > 1_000  # Adam has a second moment of the kernel.
+
+
+def test_costs_are_those_of_slot_attention_alone():
+  with pytest.raises(command.UsageError, match="only Slot Attention"):
+    costs.main(["--config=iodine:quickstart"])
 
 
 def test_each_config_has_its_batch_size():

@@ -218,7 +218,8 @@ class MeshAttention(nn.Module):
       shape = (batch_size, num_inputs, num_slots)
       cost_noise = example_noise(self.make_rng("slots"), example_ids, shape)
 
-    plan_per_iteration, slots_per_iteration = [], [slots]
+    attn_per_iteration, plan_per_iteration = [], []
+    slots_per_iteration = [slots]
     for _ in range(num_iterations):
       slots_prev = slots
       slots = norm_slots(slots)
@@ -232,19 +233,20 @@ class MeshAttention(nn.Module):
         rate=self.mesh_rate,
         num_iterations=self.sinkhorn_iterations,
       )
-      plan, _ = sinkhorn(
+      plan, potential = sinkhorn(
         cost, log_a, log_b, potential, self.sinkhorn_iterations
       )
       slots = gru(slots_prev, jnp.einsum("bnk,bnd->bkd", plan, v))
       slots = slots + mlp(norm_mlp(slots))
+      # The plan over its sums, of which some are 0 in float32.
+      attn_per_iteration.append(nn.softmax(potential[:, None] - cost, axis=-1))
       plan_per_iteration.append(plan)
       slots_per_iteration.append(slots)
 
-    plans = jnp.stack(plan_per_iteration, axis=1)
     return {
       "slots": slots,
-      "attn": plans / plans.sum(axis=-1, keepdims=True),
-      "plan": plans,
+      "attn": jnp.stack(attn_per_iteration, axis=1),
+      "plan": jnp.stack(plan_per_iteration, axis=1),
       "slots_per_iteration": jnp.stack(slots_per_iteration, axis=1),
     }
 

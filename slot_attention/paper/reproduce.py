@@ -29,9 +29,7 @@ There are three scales:
 
 from collections.abc import Iterator, Sequence
 import contextlib
-import gzip
 import json
-import os
 from pathlib import Path
 import shlex
 import time
@@ -39,14 +37,13 @@ from typing import Any
 
 from absl import logging
 import filelock
-from flax import traverse_util
 import jax
 import numpy as np
 
 from slot_attention import command, files
-from slot_attention.paper import curves, page, plan, statistics, tables
+from slot_attention.paper import curves, kept, page, plan, statistics, tables
 from slot_attention.paper.experiments import EXPERIMENTS
-from slot_attention.paper.provenance import num_cores, provenance
+from slot_attention.paper.provenance import num_cores
 from slot_attention.paper.rows import (
   FINISHED,
   SCALES,
@@ -58,20 +55,12 @@ from slot_attention.paper.rows import (
   has_files,
   jobs_of,
   rows_at,
-  value_of,
 )
-from slot_attention.training import checkpoints, evaluate, sweep, train, writers
-from slot_attention.training.runs import FREE_FIELDS
+from slot_attention.training import checkpoints, evaluate, sweep, train
 
 # The folder of the results of single runs, below that of all results.
 KEPT = "runs"
 
-# Fields of a config that change nothing of what a run gives, or only by
-# rounding. A run may change the others of FREE_FIELDS, too, but they decide how
-# long it is and at which steps it is measured.
-_WITHOUT_EFFECT = {*FREE_FIELDS, "data.path"} - {
-  "num_steps", "log_every", "eval_every"
-}  # fmt: skip
 _NUM_SEEDS = {"smoke": 2, "small": 3, "paper": 5}
 
 
@@ -126,10 +115,14 @@ def reproduce(
       if key in measured:
         continue
       names = files_of(name, experiment, job.row)
-      workdir, kept = runs / job.directory, results / KEPT / job.directory
+      workdir = runs / job.directory
+      kept_folder = results / KEPT / job.directory
       config = changed(job.config, {"data.data_dir": data_dir})
-      if use_kept and has_files(kept, names) and not has_files(workdir, names):
-        measured[key], origins[key] = _read(job.row, config, kept, names)
+      is_kept = use_kept and has_files(kept_folder, names)
+      if is_kept and not has_files(workdir, names):
+        measured[key], origins[key] = kept.read(
+          job.row, config, kept_folder, names
+        )
         continue
       trains = not only_finished and only_rows in job.row.label
       if not trains and not (workdir / FINISHED).exists():
@@ -138,8 +131,10 @@ def reproduce(
         if locked:
           logging.info("Run %d of %d: %s", i + 1, len(jobs), workdir)
           _measure(experiment, job.row, config, workdir, names)
-          _keep(workdir, kept)
-          measured[key], origins[key] = _read(job.row, config, workdir, names)
+          measured[key], origins[key] = kept.read(
+            job.row, config, workdir, names
+          )
+          kept.keep(workdir, kept_folder)
   if not measured:
     raise ValueError(f"no run of {name} at --scale={scale} is finished")
   result = {
@@ -151,7 +146,7 @@ def reproduce(
     + " --finished" * only_finished
     + " --kept" * use_kept
     + (f" --rows={shlex.quote(only_rows)}" if only_rows else ""),
-    **_merge(list(origins.values())),
+    **kept.merge(list(origins.values())),
     "rows": [
       {
         "label": row.label,
@@ -176,16 +171,6 @@ def reproduce(
   return result
 
 
-def _merge(origins):
-  """Merges the provenance of several runs; lists values that differ."""
-  merged = {}
-  for key, value in origins[0].items():
-    values = [origin[key] for origin in origins]
-    nested = isinstance(value, dict)
-    merged[key] = _merge(values) if nested else " and ".join(sorted({*values}))
-  return merged
-
-
 @contextlib.contextmanager
 def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
   """Locks a run and yields whether this process has locked it.
@@ -208,36 +193,6 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
     lock.release()
 
 
-def _read(row, config, folder, names):
-  """Returns the results of a run, None if it diverged, and its provenance.
-
-  Raises:
-    ValueError: if it was trained or evaluated with another config.
-  """
-  trained = files.read_json(folder / FINISHED)
-  then, now = trained.get("config", {}), _fields(config)  # Old runs have none.
-  differ = [x for x in then if x in now and then[x] != now[x]]
-  if differ:
-    raise ValueError(
-      f"{folder} was trained with another config: "
-      + "; ".join(f"{x} was {then[x]}, is now {now[x]}" for x in differ)
-      + ". Delete that folder to train again"
-    )
-  origin = {key: trained.get(key, "not recorded") for key in _origin()}
-  if trained["metrics"] is None or len(names) == 1:
-    return trained["metrics"], origin
-  content = files.read_json(folder / names[-1], object)
-  if not isinstance(content, dict) or "evaluation" not in content:
-    return content, origin  # Of a version that did not write the evaluation.
-  then, now = content["evaluation"], _evaluation(row, config)
-  if then != now:
-    raise ValueError(
-      f"{folder / names[-1]} was evaluated with {then}, and not with {now}."
-      " Delete that file to evaluate again"
-    )
-  return content["measured"], origin
-
-
 def _measure(experiment, row, config, workdir, names):
   """Trains and evaluates a run, unless that has been done before."""
   trained = workdir / FINISHED
@@ -254,13 +209,14 @@ def _measure(experiment, row, config, workdir, names):
     content = {
       "seconds": seconds,
       "metrics": metrics,
-      **_origin(),
-      "config": _fields(config),
+      **kept.origin_of_now(),
+      "config": kept.fields(config),
     }
     files.write(trained, json.dumps(content))
   if has_files(workdir, names):
     return
-  evaluation = _evaluation(row, config)
+  kept.check(workdir, config)  # What it may have been trained with before.
+  evaluation = kept.evaluation(row, config)
   config = changed(config, row.evaluation)
   if experiment.sweep == curves.STEPS:
     measured = curves.read(workdir)
@@ -272,54 +228,16 @@ def _measure(experiment, row, config, workdir, names):
   files.write(workdir / names[-1], json.dumps(content))
 
 
-def _evaluation(row, config):
-  """Returns the fields that a row changes in evaluations, as in JSON."""
-  evaluated = changed(config, row.evaluation)
-  values = {field: value_of(evaluated, field) for field in row.evaluation}
-  return json.loads(json.dumps(values))
-
-
-def _origin():
-  """Returns the provenance of a run that this process trains."""
-  flags = " ".join(os.environ.get("XLA_FLAGS", "").split())
-  return {**provenance(), "xla_flags": flags or "none"}
-
-
-def _fields(config):
-  """Returns the fields that decide what a run gives, as they are in JSON."""
-  fields = traverse_util.flatten_dict(config.to_dict(), sep=".")
-  decisive = {k: v for k, v in fields.items() if k not in _WITHOUT_EFFECT}
-  return json.loads(json.dumps(decisive))
-
-
-def _keep(workdir, kept):
-  """Copies the results and the curve of a run into the folder of the results.
-
-  Those of an earlier run of the same config and seed are removed.
-  """
-  kept.mkdir(parents=True, exist_ok=True)
-  before, after = kept / FINISHED, workdir / FINISHED
-  if before.exists() and before.read_bytes() != after.read_bytes():
-    for path in kept.glob("reproduce_*.json"):
-      path.unlink()
-  for path in [workdir / FINISHED, *workdir.glob("reproduce_*.json")]:
-    files.write(kept / path.name, path.read_bytes())
-  curve = workdir / writers.METRICS
-  if curve.exists():
-    # Without a time, equal curves give equal files.
-    data = gzip.compress(curve.read_bytes(), mtime=0)
-    files.write(kept / f"{curve.name}.gz", data)
-
-
 def _list(
-  runs: Path, kept: Path | None, scale: str, seeds: Sequence[int]
+  runs: Path, kept_runs: Path | None, scale: str, seeds: Sequence[int]
 ) -> None:
   """Prints finished and missing runs and the mean time of a run."""
   for name, experiment in EXPERIMENTS.items():
     jobs = jobs_of(experiment, scale, seeds)
     found = {}  # Several rows may evaluate one run.
     for job in jobs:
-      path = find_trained(job, files_of(name, experiment, job.row), runs, kept)
+      names = files_of(name, experiment, job.row)
+      path = find_trained(job, names, runs, kept_runs)
       found.setdefault(job.directory, []).append(path)
     done = [paths[0] for paths in found.values() if all(paths)]
     seconds = [files.read_json(path)["seconds"] for path in done]
@@ -363,9 +281,9 @@ def main(arguments: Sequence[str]) -> None:
     page.write(results)
     return
   runs = Path(flags.runs)
-  kept = results / KEPT if flags.kept else None
+  kept_runs = results / KEPT if flags.kept else None
   if flags.list:
-    _list(runs, kept, flags.scale, seeds)
+    _list(runs, kept_runs, flags.scale, seeds)
     return
   if len(names) != 1 or names[0] not in EXPERIMENTS:
     raise command.UsageError(
@@ -375,7 +293,7 @@ def main(arguments: Sequence[str]) -> None:
     jax.config.update("jax_num_cpu_devices", min(2, num_cores()))
   if flags.scale == "paper" and not (flags.yes or flags.finished):
     missing = plan.missing_jobs(
-      names[0], "paper", seeds, runs, kept, flags.rows
+      names[0], "paper", seeds, runs, kept_runs, flags.rows
     )
     if missing:
       print(plan.describe(missing))

@@ -200,6 +200,15 @@ def test_outputs_ignore_the_order_of_inputs_and_follow_that_of_slots(inputs):
   assert np.abs(turned - plain).max() > 1e-2
 
 
+def test_the_attention_has_a_number_where_a_plan_is_all_zero(inputs):
+  module = make()
+  params = jax.tree.map(lambda x: 100 * x, init(module, inputs))
+  outputs = apply(module, params, inputs)
+  sums = outputs["plan"].sum(axis=-1)
+  assert (sums == 0).any()
+  np.testing.assert_allclose(outputs["attn"].sum(axis=-1), 1, atol=1e-5)
+
+
 def test_k_and_t_of_a_call_and_ids(inputs):
   module = make()
   params = init(module, inputs)

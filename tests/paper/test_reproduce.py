@@ -20,6 +20,7 @@ from slot_attention.paper import (
   ablations,
   curves,
   experiments,
+  kept,
   page,
   reproduce,
   rows,
@@ -403,10 +404,10 @@ def test_kept_runs_are_used_on_another_machine(
   tmp_path, trained, experiment, monkeypatch, capsys
 ):
   first = run(tmp_path)
-  kept = (
+  folder = (
     tmp_path / "results" / "runs" / "small" / "tetrominoes_small" / "default"
   )
-  curve = gzip.decompress((kept / "1" / "metrics.jsonl.gz").read_bytes())
+  curve = gzip.decompress((folder / "1" / "metrics.jsonl.gz").read_bytes())
   assert json.loads(curve) == {"step": 1, "loss": 0.5}
   shutil.rmtree(tmp_path / "runs")
   again = run(tmp_path, use_kept=True)
@@ -436,7 +437,7 @@ def test_kept_runs_are_used_on_another_machine(
   with pytest.raises(ValueError, match="num_slots': 9}, and not .* 8}. Delete"):
     run(tmp_path, use_kept=True)
   # Files of earlier versions do not say how they were evaluated.
-  for path in kept.parent.glob("*/*/reproduce_*.json"):
+  for path in folder.parent.glob("*/*/reproduce_*.json"):
     path.write_text(json.dumps(json.loads(path.read_text())["measured"]))
   (row,) = run(tmp_path, use_kept=True)["rows"]
   assert row["seeds"]["1"] == {"loss": 1.0, "fg_ari": 0.3}
@@ -728,10 +729,10 @@ def test_every_run_keeps_its_date_hardware_and_versions(
   given = os.environ["XLA_FLAGS"].split()  # Those of the tests.
   monkeypatch.setenv("XLA_FLAGS", "\n  ".join(given))
   run(tmp_path, seeds=(0,))
-  here = reproduce.provenance()
+  here = kept.provenance()
   versions = {**here["versions"], "jax": "9.9"}
   there = {"date": "2099-01-01", "hardware": "1 x GPU", "versions": versions}
-  monkeypatch.setattr(reproduce, "provenance", lambda: there)
+  monkeypatch.setattr(kept, "provenance", lambda: there)
   result = run(tmp_path)
   assert result["date"] == f"{here['date']} and 2099-01-01"
   assert "1 x GPU" in result["hardware"] and "CPU" in result["hardware"]
@@ -761,8 +762,10 @@ def test_a_run_of_another_config_is_not_taken_for_this_one(
   num_steps = fields["num_steps"]
   assert num_steps == configs.load("tetrominoes_small").num_steps
   assert "data.data_dir" not in fields
-  # A field that configs have got since then changes nothing.
-  del fields["seed"]
+  # A field that configs have got since then changes nothing, unless it has
+  # another value than its default.
+  for name in ("optimizer_epsilon", "data.procedural.background"):
+    del fields[name]
   path.write_text(json.dumps(content))
   run(tmp_path, use_kept=True)
   fields["num_steps"] = 9
@@ -771,6 +774,41 @@ def test_a_run_of_another_config_is_not_taken_for_this_one(
   with pytest.raises(ValueError, match=message):
     run(tmp_path, use_kept=True)
   assert len(trained) == 4
+
+
+@pytest.mark.parametrize(
+  "then, message",
+  [
+    ({"muon_kernels": None}, "muon_kernels was all, is now dense"),
+    ({"num_steps": None}, "num_steps was None, is now"),
+    ({"model.decoder.gone": 1}, "model.decoder.gone was 1, is now None"),
+  ],
+)
+def test_fields_that_only_one_of_two_configs_has_are_compared(
+  tmp_path, then, message
+):
+  config = configs.load("tetrominoes_small")
+  trained_with = {**kept.fields(config), **then}
+  for name in [name for name, value in then.items() if value is None]:
+    del trained_with[name]
+  content = {"metrics": {}, "config": trained_with}
+  (tmp_path / "trained.json").write_text(json.dumps(content))
+  with pytest.raises(ValueError, match=message):
+    kept.check(tmp_path, config)
+
+
+def test_a_run_of_another_config_replaces_nothing_that_is_kept(
+  tmp_path, trained, experiment
+):
+  run(tmp_path)
+  path = "small/tetrominoes_small/default/0/trained.json"
+  content = (tmp_path / "runs" / path).read_text()
+  stale = json.loads(content)
+  stale["config"]["num_steps"] = 9
+  (tmp_path / "runs" / path).write_text(json.dumps(stale))
+  with pytest.raises(ValueError, match="num_steps was 9"):
+    run(tmp_path, use_kept=True)
+  assert (tmp_path / "results/runs" / path).read_text() == content
 
 
 def test_a_new_run_leaves_nothing_of_the_kept_one(
