@@ -4,9 +4,9 @@
   python -m benchmarks.profile --name=clevr6_object_discovery \
     --batch_size=4 --output=results/profile_clevr6
 
-XLA's profiler notes when each of its instructions begins and ends. Each belongs
-to the part of the model that its name in the program says. The table has the
-share of each part of a training step, forward and backward, and of an
+XLA's profiler records when each instruction begins and ends. The name of an
+instruction in the program says to which part of the model it belongs. The table
+has the share of each part of a training step, forward and backward, and of an
 inference. Instructions may run at the same time, so these are shares of their
 sum. With --output=NAME, the command writes NAME.json and NAME.md.
 """

@@ -2,10 +2,11 @@
 
   python -m benchmarks.scaling --output=results/scaling
 
-Nothing is measured here. A step takes what `benchmarks.tpu` has compiled, by
-the model in `benchmarks.scaling_model`, and hosts gather and draw examples as
-fast as `benchmarks.feeding` and `benchmarks.clevr_renderer` have measured. With
---output=NAME, the command writes NAME.json, NAME.md and NAME.png.
+Nothing is measured here. The model in `benchmarks.scaling_model` computes the
+time of a step from the records of `benchmarks.tpu`. Hosts gather and draw
+examples as fast as `benchmarks.feeding` and `benchmarks.clevr_renderer` have
+measured. With --output=NAME, the command writes NAME.json, NAME.md and
+NAME.png.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,10 +4,10 @@ A step is compute, and then one all-reduce of the gradients, which does not
 overlap with it. Compute has a shorter and a longer time, see
 `compilation.estimate`. Neither includes the cost of starting an instruction.
 
-Operations and bytes are interpolated on lines between the compiled shares of
-the batch. Beyond these, the first and the last line go on. Below the smallest
-compiled share, operations and bytes are at least in proportion to the share;
-above the largest, they are at most so. A config with one compiled share has no
+Operations and bytes are interpolated linearly between the compiled shares of
+the batch, and extrapolated on the first and the last line. Below the smallest
+compiled share, they are at least proportional to the share; above the largest,
+they are at most proportional to it. A config with one compiled share has no
 strong scaling.
 
 An all-reduce is a reduce-scatter and an all-gather along both axes of the slice
@@ -161,7 +161,8 @@ def line_errors(
     compiled: see `at_share`; at least three shares.
 
   Returns:
-    A dict from the two times to the line's, divided by the compiled step's.
+    A dict from each of `ESTIMATES` to the time by the line, divided by that of
+    the compiled step.
   """
   smallest = min(compiled)
   others = {share: compiled[share] for share in compiled if share != smallest}

@@ -244,11 +244,11 @@ def parse_flags(arguments: Sequence[str]) -> command.Flags:
   flags.define_string(
     "contenders",
     ",".join(_DEFAULT_CONTENDERS),
-    "Names of contenders, with commas. jax is this project, jax small pages"
-    " the same without the huge pages of memory that its commands take on"
-    " Linux, and jax onednn with flags by which XLA calls oneDNN on x86 CPUs."
-    " jax and keras compile the whole step, torch compiled forward and backward"
-    f" pass, and torch nothing. There are {', '.join(_CONTENDERS)}.",
+    "Names of contenders, with commas. jax is this project. jax small pages is"
+    " the same without the huge pages that its commands use on Linux. jax"
+    " onednn has flags by which XLA calls oneDNN on x86 CPUs. jax and keras"
+    " compile the whole step, torch compiled compiles the forward and backward"
+    f" pass, and torch compiles nothing. Names: {', '.join(_CONTENDERS)}.",
   )
   flags.define_string(
     "torch_python",

@@ -1,4 +1,4 @@
-"""A config that has Muon, with Adam instead.
+"""Replaces Muon by Adam in another config.
 
   python main.py --config=configs/adam.py:tetrominoes_small
   python main.py --config=configs/adam.py:clevr_set_prediction_small

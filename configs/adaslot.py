@@ -7,11 +7,12 @@
 The values are those of amazon-science/AdaSlot, file
 configs/experiment/slot_attention/clevr10_adaslot.yaml, which has 11 slots for
 CLEVR10 and starts from a run of Slot Attention that has ended. Here,
-Tetrominoes of all sizes start from weights of the package, and the others need
-such a run:
+the Tetrominoes configs and the quickstart start from weights of the package.
+The other configs need such a run:
   --config.initial_params=runs/clevr6_object_discovery
-The weight of the share of kept slots is 10 there, beside an error that is
-summed over the image. Here the error is a mean, and the weight is 10 / (H W C).
+In AdaSlot's code, the squared error is a sum over the image, and the share of
+kept slots has weight 10. Here, the error is a mean, and the weight is
+10 / (H W C).
 
 Paper: numbers of slots near those of the objects, at an ARI near that of the
 best fixed number.

@@ -8,10 +8,10 @@ More gradient steps at test time, as the paper has them:
 
 The values are those of Cyanogenoid/dspn, scripts/clevr.sh: 100 epochs in
 batches of 32 at a rate of 3e-4, codes of 512 numbers, 10 gradient steps, weight
-0.1 of the loss between codes. The code applies an inner rate of 800 to the mean
-over the batch of 32, which is a rate of 25 for an example. The small config has
-the CNN of Slot Attention, smaller codes, its own steps, and a rate that is the
-best of three; see docs/tries.md.
+0.1 of the loss between codes. The code applies an inner rate of 800 to a loss
+averaged over 32 examples; for the loss of one example, the same rate is 25. The
+small config has the CNN of Slot Attention, smaller codes, its own steps, and a
+rate that is the best of three; see docs/tries.md.
 
 Paper (Table 3), average precision:
   30 steps: 81.1 +- 5.2 / 47.4 +- 17.6 / 10.8 +- 9.0 / 0.6 +- 0.7 % at distance

@@ -9,9 +9,9 @@ configs/tetrominoes/equiv_transl.py (positions; 512 images for training) and
 configs/clevr_with_masks/equiv_transl_scale.py (positions and scales; CLEVR10
 with 11 slots there). In the paper's code, the loss is a sum over the image, its
 gradients are clipped to 0.05, and Adam's epsilon is 1e-8. Here, the loss is a
-mean, and both numbers are divided by H W C. There, the cosine starts after the
-warm-up; here, it starts with it. The quickstart and tetrominoes_small have
-their own recipes and layers.
+mean, and both numbers are divided by H W C. There, the cosine decay starts
+after the warm-up; here, both start at step 0. The quickstart and
+tetrominoes_small have their own recipes and layers.
 
 Paper: large gains with little data.
 Measured here with the earlier design of tetrominoes_small, where it depends on

@@ -10,8 +10,8 @@ batches of its comments (eight GPUs). For a smaller batch, that code multiplies
 the rate by the square root of the batch's share. Adam has b1 = 0.9 here, and
 0.95 there.
 
-How IODINE was run on the binarized set is not published: it has the values of
-Multi-dSprites here, with K = 4. The quickstart and the small configs have
+IODINE's settings for the binarized set are not published. Here, they are those
+of Multi-dSprites, with K = 4. The quickstart and the small configs have
 smaller layers and batches, and a wider likelihood.
 
 Paper (Table 1, Section 4.1): foreground ARI 98.8 +- 0.0 % on CLEVR6, 76.7 +-

@@ -9,8 +9,8 @@ Plain Sinkhorn attention: --config.model.mesh_attention.mesh_steps=0
 
 The values are those of davzha/MESH, files config/model/slot_attention/mesh.yaml
 and config/object_discovery.yaml: four steps at a rate of 8, five Sinkhorn
-iterations, and gradients clipped to 0.1. Its configs are of object discovery;
-set prediction has the batch and the steps of the config that is named.
+iterations, and gradients clipped to 0.1. Its configs are only for
+object discovery. Here, batch size and steps are those of the named config.
 
 Paper: better than Slot Attention on every task it was tried on.
 Measured here: on small CLEVR scenes it is far better than Slot Attention (AP at

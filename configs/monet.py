@@ -7,7 +7,7 @@
 
 The values are the paper's, as applied-ai-lab/genesis has them: layers, the
 standard deviations 0.09 and 0.11, 1,000,000 steps of 64 images at a rate of
-1e-4. The paper has RMSProp, and Adam is here. Tetrominoes is not in the paper:
+1e-4. Adam replaces the paper's RMSProp here. Tetrominoes is not in the paper:
 its standard deviations are those of addtt/object-centric-library, which crops
 the images to 32x32. The quickstart and the small configs have a smaller
 attention network, smaller batches and a higher rate. The rate of

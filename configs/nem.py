@@ -5,10 +5,11 @@
 
 The data is that of configs/multi_dsprites_binarized_object_discovery.py.
 
-Layers, 30 steps, flips of 0.2, batch, rate and the loss after every step are
-those of the code Relational-NEM. How R-NEM was run on the binarized set is not
-published; K = 4 is that of the other models. These flags train N-EM with the
-values of the code Neural-EM for single images, 15 steps and flips of 0.1:
+The layers, the 30 steps, the flip probability 0.2, the batch size, the rate and
+the loss after every step are those of the code Relational-NEM. R-NEM's settings
+for the binarized set are not published; K = 4 is that of the other models.
+These flags train N-EM with the values of the code Neural-EM for single images,
+15 steps and a flip probability of 0.1:
   --config.model.cell.use_relations=False --config.model.cell.num_iterations=15
   --config.model.input_network.flip_probability=0.1
   --config.loss.use_all_iterations=False

@@ -24,10 +24,10 @@ _SIZES = {
   "object_discovery": ((512, 1024, 1024), (64,)),
 }
 
-# The small sets have Muon, whose updates of the Slot MLP's large matrices would
-# take most of a step. The rate of tetrominoes_small and that of
-# clevr_set_prediction_small are each the best of three; see docs/tries.md.
-# multi_dsprites_small and clevr_small have that of tetrominoes_small.
+# The small configs use Muon, but its updates of the Slot MLP's large matrices
+# would take most of a step. Adam therefore replaces Muon here. The rates of
+# tetrominoes_small and clevr_set_prediction_small are each the best of three;
+# see docs/tries.md. The other two configs use the rate of tetrominoes_small.
 _SMALL_TRAINING = {
   "tetrominoes_small": {"optimizer": "adam", "learning_rate": 3e-4},
   "multi_dsprites_small": {"optimizer": "adam", "learning_rate": 3e-4},

@@ -6,8 +6,8 @@
 A run lives in its --workdir. The same command goes on from the newest
 checkpoint there. --workdir=FOLDER alone takes the config from that folder.
 
-This command compiles the training for TPUs, on a machine that has none, and
-says what the training needs of them:
+This command compiles the train step for TPUs on a machine without TPUs, and
+prints the memory and the time that training needs:
 
   python main.py --config=quickstart --mode=compile --topology=v5e:2x2
 """
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
   flags.define_integer(
     "num_processes",
     None,
-    "How many processes train together; 1 does not look for a cluster.",
+    "Number of processes that train together; 1 turns cluster detection off.",
     minimum=1,
   )
   flags.define_integer(

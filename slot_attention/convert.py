@@ -10,9 +10,9 @@ such a folder, either file, or the path without its ending.
 
 TensorFlow reads and writes these checkpoints. The parameters and the step are
 converted. The state of Adam is not. If the run is trained further, Adam and the
-learning rate start anew. An official checkpoint does not hold the strides, the
-size of the decoder's grid, and epsilon: the official code must have those of
-the run.
+learning rate start anew. An official checkpoint contains neither the strides
+nor the size of the decoder's grid nor epsilon: the official code must use the
+values of the run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -75,11 +75,11 @@ def hungarian_huber_loss(
   """Computes the Huber loss (delta 1) under the best matching (E.4).
 
   The cost of a pair is the Huber loss, averaged over P. The loss is the sum of
-  the costs of the matched pairs. Targets that are padding (all zero) are
-  matched like the others, and there are at least K targets: a prediction that
-  is left over learns that it is no object. With K < M, only K targets are
-  matched, and padding may be among them while an object is not. Gradients do
-  not flow through the matching.
+  the costs of the matched pairs. Padding targets (all zero) are matched
+  like the others. Zero targets are appended until there are at least K, so a
+  surplus prediction learns that it is no object. With K < M, only K targets are
+  matched, and padding may be matched while an object is not. Gradients do not
+  flow through the matching.
 
   Args:
     predictions: [B, K, P].

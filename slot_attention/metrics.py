@@ -26,8 +26,8 @@ CATEGORIES = {
 REAL_OBJECT = 18
 COORDINATE_RANGE = 6.0
 
-# Metrics whose names begin so are shares, shown in percent. The others are
-# losses and squared errors.
+# Metrics whose names begin with one of these are shares, shown in percent. The
+# others are losses, squared errors and numbers of slots.
 SHARES = ("ap_", "ari", "attn_", "fg_", "mbo")
 
 # Distance thresholds of average precision, in scene units (Figure 5, Table 3).
@@ -311,7 +311,7 @@ class SetPredictionMetrics(metrics.Collection):
 
 @flax.struct.dataclass
 class SetPredictionWithMasksMetrics(metrics.Collection):
-  """The same, and the ARI of the attention, averaged over examples."""
+  """`SetPredictionMetrics`, and the mean ARI of the attention over examples."""
 
   loss: metrics.Average.from_output("loss")
   ap: AveragePrecision

@@ -192,9 +192,9 @@ def agree_to_stop(stop: bool, dispatch: int) -> bool:
 
   Args:
     stop: whether this process asks all to stop.
-    dispatch: number of finished dispatches. It must grow by one with each call,
-      because JAX picks the number after the highest that any process has
-      reached, and the processes would run past a number that they skip.
+    dispatch: number of finished dispatches. It must grow by one with each call:
+      JAX stops at the number after the highest one that any process has
+      reached, and a process that skips this number would not stop.
   """
   if jax.process_count() == 1:
     return stop

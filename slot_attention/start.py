@@ -35,14 +35,15 @@ def check_started_module() -> None:
 
 
 def use_huge_pages() -> None:
-  """Lets a command have huge pages, where Linux gives them on request.
+  """Makes a command use huge pages where Linux provides them on request.
 
-  XLA takes the memory of a step anew for each call. Linux hands it out, and
-  fills it with zeros, in pages of 4 kB, or of 2 MB if malloc asks for these.
-  docs/speed.md says how much time this saves on a CPU. malloc asks only if
-  `GLIBC_TUNABLES` says so when the process starts, so this starts the process
-  again, with the same process id and arguments. A user who has set that
-  variable, or a program that imports this package, is left alone.
+  XLA allocates the memory of a step anew in each call. Linux provides memory,
+  filled with zeros, in pages of 4 kB, or of 2 MB if malloc requests them.
+  docs/speed.md says how much time the large pages save on a CPU. malloc
+  requests them only if `GLIBC_TUNABLES` says so when the process starts, so
+  this function restarts the process with the same process id and arguments. It
+  does nothing if the user has set that variable, or if another program imports
+  this package.
   """
   if (
     (_is_module() or _is_main_script())

@@ -1,8 +1,7 @@
 """Checks a config whole, before anything is made or written.
 
-Every config that is trained, evaluated or compiled passes this one door; the
-command `data.prepare` checks the data section alone. The code behind the door
-relies on the check.
+Training, evaluation and compilation call `checked` first, and the code after it
+relies on this check. The command `data.prepare` checks only the data section.
 """
 
 from absl import logging
@@ -52,8 +51,8 @@ CHOICES = {
   "data_placement": batches.PLACEMENTS,
   "compute_dtype": tasks.COMPUTE_DTYPES,
 }
-# Fields that are younger than some runs and weights, which must stay valid: the
-# values with which these were trained.
+# Values of fields that some older runs and weights lack. These runs and weights
+# were trained with these values and must stay valid.
 DEFAULTS = {
   "initial_params": "",
   "optimizer": "adam",

@@ -156,7 +156,7 @@ def _image_files(folder):
 
 
 def _files(folder):
-  """Yields all files below a folder; each folder that links name once."""
+  """Yields all files below a folder; follows links to each folder only once."""
   known = set()
   for place, folders, names in os.walk(folder, followlinks=True):
     if os.path.realpath(place) in known:

@@ -164,7 +164,7 @@ class Page:
       return
     self._is_working = True
     try:
-      # The element whose event this is may be gone when the answer is there.
+      # The element that sent this event may be gone before the answer arrives.
       with self._client:
         while self.view is None or self.wanted is not self.view.state:
           if not await self._answer(self.wanted):

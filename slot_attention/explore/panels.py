@@ -264,7 +264,7 @@ def figure(title: str, name: str) -> ui.element:
 
 
 def _key(view):
-  """Returns what of a view decides which elements there are."""
+  """Returns the parts of a view that determine the elements of its panel."""
   return view.weights, view.state.slots, view.state.iterations
 
 

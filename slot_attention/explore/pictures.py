@@ -91,8 +91,9 @@ def tint(brightness: np.ndarray, color: np.ndarray) -> np.ndarray:
 def highlight(view: View, seen: Seen, image: int, slot: int) -> np.ndarray:
   """Returns the image with all but one slot dimmed, [H, W, 3].
 
-  The slot is where its mask is, or else its attention. A slot that is not on
-  the canvas is nowhere. A model without masks and attention dims nothing.
+  The mask of the slot stays bright, or its attention if there are no masks. If
+  the slot is not on the canvas, the whole image is dimmed. A model without
+  masks and attention dims nothing.
   """
   picture = photo(seen)
   if seen.painting is None and "attn" not in seen.outputs:

@@ -1,4 +1,4 @@
-"""From what a page is asked to show to the arrays that it shows.
+"""Computes the arrays that a page shows from the state that it is to show.
 
 Letters in shapes: H and W image, C colour channels, T iterations, N inputs, K
 slots, D slot size.

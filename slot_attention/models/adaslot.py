@@ -49,7 +49,7 @@ class SlotSelector(nn.Module):
   def __call__(
     self, slots: jax.Array, example_ids: jax.Array | None = None
   ) -> dict[str, jax.Array]:
-    """Decides for slots [B, K, D].
+    """Decides which of the slots [B, K, D] are kept.
 
     Args:
       slots: [B, K, D].

@@ -47,8 +47,8 @@ class SlotAttention(nn.Module):
       MLP (Figure 14).
     epsilon: offset that keeps the weighted mean finite.
     epsilon_place: "attention" adds epsilon to every coefficient, "denominator"
-      adds it to their sum over the inputs (Figure 16), by which only the
-      weighted mean divides.
+      adds it to their sum over the inputs (Figure 16). Only the weighted mean
+      divides by this sum.
     aggregation: "weighted_mean", "weighted_sum", or "weighted_sum_layer_norm"
       (Figure 7); or "normalized_sum", the weighted sum divided by N (Krimmel
       et al., 2024, https://arxiv.org/abs/2407.04170). With it, the size of an

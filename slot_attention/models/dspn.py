@@ -34,8 +34,8 @@ _GROUP_SIZE = 16
 class ResNet(nn.Module):
   """ResNet-34 without pooling and classifier, and one more convolution.
 
-  The official code has batch norm. Here is group norm, so that what an image
-  gives depends neither on its batch nor on statistics of the training.
+  The official code uses batch norm. This module uses group norm, so that the
+  features of an image depend neither on its batch nor on training statistics.
 
   Attributes:
     features: number of channels of each stage, at most 16 or multiples of 16.

@@ -5,7 +5,7 @@ Slot-Centric Reference Frames, ICML 2023, https://arxiv.org/abs/2302.04973. Its
 code is google-research/google-research, folder `invariant_slot_attention`.
 
 A frame is a position (y, x) and, if it has one, a scale along y and along x. It
-is the last F channels of a slot, so that whatever takes slots takes frames.
+is the last F channels of a slot, so that code for slots also handles frames.
 
 Letters in shapes: B batch, N inputs, K slots, D slot size, F = 2 or 4 numbers
 of a frame, T iterations, h and w grid.

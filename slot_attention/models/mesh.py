@@ -40,9 +40,9 @@ def sinkhorn(
 
   Args:
     cost: [B, N, K].
-    log_a: [B, N], the logarithm of how much every input gives.
-    log_b: [B, K], the logarithm of how much every slot takes. Both amounts have
-      the same sum.
+    log_a: [B, N], the logarithm of the marginal of every input.
+    log_b: [B, K], the logarithm of the marginal of every slot. The marginals of
+      the inputs and those of the slots have the same sum.
     potential: [B, K], initial value of the slots' dual variable.
     num_iterations: number of Sinkhorn iterations, at least 1.
 
@@ -75,8 +75,8 @@ def minimize_entropy(
   """Changes costs so that their plans have less entropy.
 
   A step moves the costs of each example by `rate` against the gradient of the
-  entropy. In training, that gradient is a constant; the gradient of the loss
-  flows through the costs and the dual variables that a step hands on.
+  entropy. Training treats that gradient as a constant; the gradient of the
+  loss flows through the costs and dual variables that a step passes on.
 
   Args:
     cost: [B, N, K].
@@ -238,7 +238,8 @@ class MeshAttention(nn.Module):
       )
       slots = gru(slots_prev, jnp.einsum("bnk,bnd->bkd", plan, v))
       slots = slots + mlp(norm_mlp(slots))
-      # The plan over its sums, of which some are 0 in float32.
+      # The plan divided by its sums over the slots. A softmax is used because
+      # some of these sums are 0 in float32.
       attn_per_iteration.append(nn.softmax(potential[:, None] - cost, axis=-1))
       plan_per_iteration.append(plan)
       slots_per_iteration.append(slots)

@@ -35,10 +35,10 @@ _LEAST_MASK = 1e-5
 class AttentionNetwork(nn.Module):
   """U-Net that splits the scope (appendix B).
 
-  Every block has a 3x3 convolution without bias, instance norm and ReLU. From
-  block to block on the way down, height and width are halved and rounded up, by
-  nearest neighbour. The way up mirrors this and sees the outputs of the way
-  down beside its own.
+  Every block has a 3x3 convolution without bias, instance norm and ReLU. On
+  the downward path, nearest-neighbour sampling halves height and width between
+  blocks and rounds them up. The upward path mirrors the downward path and
+  receives its outputs through skip connections.
 
   Attributes:
     num_slots: number of slots K, at least 2; a call of `MONet` can override it.
@@ -246,9 +246,9 @@ def monet_loss(
   """Computes the loss of MONet.
 
   It is the negative log probability of the image in [0, 1] under a mixture of
-  Gaussians, plus beta times the divergence of the slots, plus gamma times that
-  of the masks from those which the VAE reconstructs. Each is summed over the
-  image.
+  Gaussians, plus beta times the divergence of the slots, plus gamma times the
+  divergence of the masks from the masks that the VAE reconstructs. The first
+  and the last term are sums over the image.
 
   Args:
     outputs: of `MONet`.

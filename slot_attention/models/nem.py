@@ -27,7 +27,8 @@ from slot_attention.models.layers import (
 )
 from slot_attention.models.mixtures import paint, to_unit
 
-# The E-step adds it to probabilities, and the loss clips them by it.
+# The E-step adds this to likelihoods, and the loss clips probabilities to stay
+# this far from 0 and 1.
 _LEAST_PROBABILITY = 1e-6
 
 
@@ -110,7 +111,7 @@ class RecurrentCell(nn.Module):
 
     Returns:
       The slots that are decoded and the next state, [B, K, D] each. The layer
-      norm is in the way of the slots only, as in the code.
+      norm acts on the slots only, not on the state, as in the code.
     """
     if self.use_relations:
       state = self._layer(state, self.slot_size, "encoder")

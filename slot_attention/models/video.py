@@ -73,9 +73,9 @@ class SlotPredictor(nn.Module):
 class VideoDiscovery(nn.Module):
   """Object discovery in videos by a corrector and a predictor.
 
-  The corrector is Slot Attention, or MESH. Its initial slots in a frame are
-  those that the predictor expects, and in the first frame its own. The paper's
-  conditioning is the argument `slots` of a call.
+  The corrector is Slot Attention or MESH. In the first frame, it has its own
+  initial slots; in a later frame, it starts from the slots that the predictor
+  returns. The argument `slots` of a call is the paper's conditioning.
 
   Attributes:
     encoder: of single frames.

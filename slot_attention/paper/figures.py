@@ -3,7 +3,7 @@
   python -m slot_attention.paper.figures --workdir=runs/quickstart
   python -m slot_attention.paper.figures --pretrained=quickstart --to=figures
 
-For object discovery it draws, of what the model has,
+For object discovery, it draws the pictures for which the model has outputs:
   figure_3a.png   image, reconstruction, masks and slots
   figure_3b.png   attention of each iteration
   figure_3c.png   reconstruction, masks and slots after each iteration

@@ -24,9 +24,9 @@ from slot_attention.paper.rows import FINISHED, Row, changed, value_of
 from slot_attention.training import writers
 from slot_attention.training.runs import FREE_FIELDS
 
-# Fields of a config that change nothing of what a run gives, or only by
-# rounding. A run may change the others of FREE_FIELDS, too, but they decide how
-# long it is and at which steps it is measured.
+# Fields of a config that change the results of a run at most by rounding. The
+# other FREE_FIELDS may also change when a run continues, but they decide its
+# length and the steps at which it is measured.
 _WITHOUT_EFFECT = {*FREE_FIELDS, "data.path"} - {
   "num_steps", "log_every", "eval_every"
 }  # fmt: skip

@@ -12,11 +12,11 @@ continue. With --kept, a run also counts as finished if RESULTS/runs has its
 results, for example from another machine. Several processes with the same
 command share the runs. With --finished, the command trains nothing and uses the
 runs that are finished. With --rows, it trains only some rows. At the paper's
-scale, it first measures how long the training takes on this machine, prints
-that, and trains only with --yes.
+scale, it trains only with --yes. Without --yes, it measures training steps and
+prints how long the missing runs take on this machine.
 
-At the end it writes RESULTS/README.md, which lists all measurements of the
-paper and all others in RESULTS. With --page, it does only this.
+At the end, it writes RESULTS/README.md, which lists all measurements in
+RESULTS. With --page, it does only this.
 
 There are three scales:
   paper   5 seeds; the paper's data, models and steps

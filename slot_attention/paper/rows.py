@@ -195,8 +195,9 @@ def jobs_of(
 def files_of(name: str, experiment: Experiment, row: Row) -> list[str]:
   """Returns the names of the files that have the results of a run.
 
-  The first one is of the training. If the row has another evaluation, or the
-  experiment a sweep, a second one has that. Several rows may evaluate one run.
+  The training writes the first file. If the row has another evaluation or the
+  experiment has a sweep, a second file has its results. Several rows may
+  evaluate one run.
 
   Args:
     name: name of the experiment.

@@ -25,10 +25,11 @@ from slot_attention import parallel, tasks
 
 
 class _Manager(ocp.CheckpointManager):
-  """Leaves signals that all processes agree on to `parallel.agree_to_stop`.
+  """Leaves the agreement on signals to `parallel.agree_to_stop`.
 
-  Both would feed one counter of JAX. That function counts dispatches, and Orbax
-  steps, which are larger, so that the processes would run past a signal.
+  Both would set the same counter of JAX: that function to a number of
+  dispatches, and Orbax to a number of steps. The number of steps is larger, so
+  the processes would run past a signal.
   """
 
   def reached_preemption(self, step: int) -> bool:

@@ -154,11 +154,11 @@ def estimate(facts: Mapping[str, Any]) -> dict[str, float]:
   A step cannot be faster than its operations at the chip's published peak, nor
   than its bytes in the main memory at the published bandwidth. The longer of
   the two is least_seconds. Some of the bytes that the compiler counts lie in
-  memory on the chip, whose bandwidth is not published; fetching_seconds takes
-  all of them from the main memory. A real step can take longer still: a matrix
-  unit is not full if a layer has fewer features than it has columns, short
-  instructions and the loops of the matching wait for each other, and chips wait
-  for the gradients of the others.
+  memory on the chip, whose bandwidth is not published; fetching_seconds assumes
+  that all of them lie in the main memory. A real step can take longer still: a
+  matrix unit is not full if a layer has fewer features than the unit has
+  columns, short instructions and the loops of the matching wait for each other,
+  and chips wait for the gradients of the others.
 
   Args:
     facts: see `compile_step`.
@@ -302,7 +302,7 @@ def _explain(error, topology, share):
 
 
 def _find_remedy(config, topology):
-  """Compiles a step that does not fit with changes; says which makes it fit."""
+  """Tries changes to a step that does not fit; says which one makes it fit."""
   decoders = [x for x in config.model if "remat_chunk_size" in config.model[x]]
   for change_dtype, remat in _REMEDIES:
     changes = {"compute_dtype": "bfloat16"} if change_dtype else {}

@@ -287,9 +287,9 @@ def folder_of(workdir: Path, config: ml_collections.ConfigDict) -> Path:
 
   It is WORKDIR/eval_NAME_SOURCE, where NAME and SOURCE are those of the data.
   The fields that differ from the run's config follow, for example
-  eval_clevr_original,slot_attention.num_slots=11. A digest follows if a name
-  of a file cannot have all of their characters, and replaces them if they are
-  long. Different evaluations therefore have different folders.
+  eval_clevr_original,slot_attention.num_slots=11. If they have characters
+  that are unsafe in a file name, a digest follows them; if they are long, a
+  digest replaces them. Different evaluations therefore have different folders.
 
   Args:
     workdir: folder of the run.

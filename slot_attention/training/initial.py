@@ -59,11 +59,10 @@ def read(source: str) -> Any:
 
 
 def start_from(others: Any, params: Any) -> Any:
-  """Replaces parameters by those of another run, where both have the same.
+  """Replaces parameters by those of another run with the same name and shape.
 
-  Parameters are the same if they have the same name and shape. Thus a part that
-  the other run does not have, or has in another size, keeps its random
-  parameters.
+  A part that the other run does not have, or has in another size, keeps its
+  random parameters.
 
   Args:
     others: what `read` returns.

@@ -60,8 +60,8 @@ def learning_rate_schedule(
   """Returns a schedule with a linear warm-up and a decay.
 
   Both decays multiply the rate by `decay_rate` in `decay_steps` steps. The
-  exponential one does so again and again; it is the official schedule. The
-  cosine one keeps the rate that it has reached.
+  exponential decay, which is the official schedule, then continues in the same
+  way. The cosine decay then keeps the rate constant.
 
   The decay starts with the warm-up, while that of
   `optax.warmup_exponential_decay_schedule` starts after it. The rate of step s,

@@ -62,8 +62,8 @@ def train(
     before its last step. Run it again to go on.
 
   Raises:
-    ValueError: for a config that cannot work, a workdir that belongs to
-      another one, or one whose checkpoints are all damaged.
+    ValueError: if the config cannot work, or if the workdir belongs to a run
+      with another config or has only damaged checkpoints.
     OSError: if something cannot be written. Earlier checkpoints stay.
     FloatingPointError: at a loss or gradient that is not finite; names the step
       and the examples. No checkpoint has it.
