@@ -49,19 +49,19 @@ _ONEDNN = " ".join(
     "--xla_cpu_use_xnnpack=false",
   )
 )
-_SMALL_PAGES = dict.fromkeys(start.HUGE_PAGES, "")
+_SMALL_PAGES = dict.fromkeys(start.HUGE_PAGES_ENVIRONMENT, "")
 # Of each contender: environment variables. The commands of this project take
 # huge pages by themselves.
 _CONTENDERS = {
-  "jax": start.HUGE_PAGES,
+  "jax": start.HUGE_PAGES_ENVIRONMENT,
   "jax small pages": _SMALL_PAGES,
-  "jax onednn": {"XLA_FLAGS": _ONEDNN, **start.HUGE_PAGES},
+  "jax onednn": {"XLA_FLAGS": _ONEDNN, **start.HUGE_PAGES_ENVIRONMENT},
   "torch": _SMALL_PAGES,
-  "torch huge pages": start.HUGE_PAGES,
+  "torch huge pages": start.HUGE_PAGES_ENVIRONMENT,
   "torch compiled": _SMALL_PAGES,
-  "torch compiled huge pages": start.HUGE_PAGES,
+  "torch compiled huge pages": start.HUGE_PAGES_ENVIRONMENT,
   "keras": _SMALL_PAGES,
-  "keras huge pages": start.HUGE_PAGES,
+  "keras huge pages": start.HUGE_PAGES_ENVIRONMENT,
 }
 _DEFAULT_CONTENDERS = ("jax", "torch", "torch compiled", "keras")
 

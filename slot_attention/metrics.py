@@ -28,7 +28,7 @@ COORDINATE_RANGE = 6.0
 
 # Metrics whose names begin with one of these are shares, shown in percent. The
 # others are losses, squared errors and numbers of slots.
-SHARES = ("ap_", "ari", "attn_", "fg_", "mbo")
+PERCENT_PREFIXES = ("ap_", "ari", "attn_", "fg_", "mbo")
 
 # Distance thresholds of average precision, in scene units (Figure 5, Table 3).
 DISTANCE_THRESHOLDS = (np.inf, 1.0, 0.5, 0.25, 0.125)

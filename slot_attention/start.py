@@ -5,9 +5,9 @@ from pathlib import Path
 import sys
 
 _ROOT = Path(__file__).parents[1]
-_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_HUGE_PAGES_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # glibc's malloc, from version 2.35 on, reads this when a process starts.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+HUGE_PAGES_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def check_started_module() -> None:
@@ -48,13 +48,13 @@ def use_huge_pages() -> None:
   if (
     (_is_module() or _is_main_script())
     and "GLIBC_TUNABLES" not in os.environ
-    and _HUGE_PAGES.exists()
-    and "[madvise]" in _HUGE_PAGES.read_text()
+    and _HUGE_PAGES_SETTING.exists()
+    and "[madvise]" in _HUGE_PAGES_SETTING.read_text()
   ):
     os.execve(
       sys.executable,
       [sys.executable, *sys.orig_argv[1:]],
-      {**os.environ, **HUGE_PAGES},
+      {**os.environ, **HUGE_PAGES_ENVIRONMENT},
     )
 
 

@@ -46,7 +46,7 @@ def test_commands_start_again_with_huge_pages(
   setting.write_text(
     " ".join(f"[{x}]" if x == pages else x for x in choices) + "\n"
   )
-  monkeypatch.setattr(start, "_HUGE_PAGES", setting)
+  monkeypatch.setattr(start, "_HUGE_PAGES_SETTING", setting)
   monkeypatch.setattr(sys, "argv", arguments)
   monkeypatch.setattr(sys, "orig_argv", given)
   monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))
@@ -56,11 +56,11 @@ def test_commands_start_again_with_huge_pages(
   for program, new_arguments, environment in calls:
     assert program == sys.executable
     assert new_arguments == [sys.executable, *given[1:]]
-    assert environment == {**os.environ, **start.HUGE_PAGES}
+    assert environment == {**os.environ, **start.HUGE_PAGES_ENVIRONMENT}
   monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
   start.use_huge_pages()
   monkeypatch.delenv("GLIBC_TUNABLES")
-  monkeypatch.setattr(start, "_HUGE_PAGES", tmp_path / "no Linux")
+  monkeypatch.setattr(start, "_HUGE_PAGES_SETTING", tmp_path / "no Linux")
   start.use_huge_pages()
   assert len(calls) == restarts
 
@@ -87,8 +87,10 @@ def test_the_process_keeps_its_number_and_arguments(tmp_path, command):
   starts = (tmp_path / "starts").read_text().splitlines()
   number, tunables = starts[0].split()
   assert tunables == "None"
-  setting = start._HUGE_PAGES
+  setting = start._HUGE_PAGES_SETTING
   if setting.exists() and "[madvise]" in setting.read_text():
-    assert starts[1:] == [f"{number} {start.HUGE_PAGES['GLIBC_TUNABLES']}"]
+    assert starts[1:] == [
+      f"{number} {start.HUGE_PAGES_ENVIRONMENT['GLIBC_TUNABLES']}"
+    ]
   else:
     assert len(starts) == 1

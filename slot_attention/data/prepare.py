@@ -30,7 +30,7 @@ from slot_attention.data import (
 )
 
 # Examples in a picture.
-_NUM_PICTURES = 10
+_EXAMPLES_PER_PICTURE = 10
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -203,10 +203,10 @@ def _report(directory, num_train):
     print(f"  {count:>7}  {train[count]:>22,}  {rest[count]:>10,}")
   picture = directory / "examples.png"
   segments = (
-    arrays["segments"][:_NUM_PICTURES] if "segments" in arrays else None
+    arrays["segments"][:_EXAMPLES_PER_PICTURE] if "segments" in arrays else None
   )
   visualization.draw_examples(
-    picture, arrays["images"][:_NUM_PICTURES], segments
+    picture, arrays["images"][:_EXAMPLES_PER_PICTURE], segments
   )
   print(f"  {picture}")
   if segments is None:

@@ -53,7 +53,7 @@ class Page:
     self.wanted = DEFAULT
     self._query = query
     self._client = ui.context.client
-    self._own: views.Own | None = None
+    self._own: views.UploadedImage | None = None
     self._is_working = False
     self._panel: panels.Panel | None = None
     ui.add_css(Path(__file__).with_name("style.css"))
@@ -124,7 +124,7 @@ class Page:
     except ERRORS as error:
       self.complain(error)
       return
-    self._own = views.Own(pixels)
+    self._own = views.UploadedImage(pixels)
     await self.change(
       image=states.Image("own"), canvas=None, second_canvas=None
     )

@@ -77,7 +77,7 @@ def _see(weights, image, num_slots, num_iterations, seed, own):
   return batch, outputs
 
 
-class Own:
+class UploadedImage:
   """An image of the visitor, which belongs to one page.
 
   Attributes:
@@ -109,7 +109,7 @@ def complete(state: State, weights: Weights) -> State:
   )
 
 
-def find(weights: Weights, image: Image, own: Own | None) -> Arrays:
+def find(weights: Weights, image: Image, own: UploadedImage | None) -> Arrays:
   """Returns an image as a batch of one.
 
   Raises:
@@ -131,7 +131,7 @@ def find(weights: Weights, image: Image, own: Own | None) -> Arrays:
   return known[image.number]
 
 
-def see(state: State, own: Own | None = None) -> View:
+def see(state: State, own: UploadedImage | None = None) -> View:
   """Computes what a page shows. It compiles for a new K or T.
 
   Args:

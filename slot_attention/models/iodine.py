@@ -25,7 +25,7 @@ from slot_attention.models.mixtures import (
   to_unit,
 )
 
-COORDINATES = ("linear", "cosine")
+COORDINATE_ENCODINGS = ("linear", "cosine")
 
 # The prior is not a standard normal distribution: the official code makes it
 # from zeros, as it makes a posterior from its numbers. Its mean is 0.
@@ -105,7 +105,7 @@ class RefinementNetwork(nn.Module):
     check_at_least("kernel_size", self.kernel_size, 1)
     check_at_least("mlp_sizes", self.mlp_sizes, 1)
     check_at_least("lstm_size", self.lstm_size, 0)
-    check_choice("coordinates", self.coordinates, COORDINATES)
+    check_choice("coordinates", self.coordinates, COORDINATE_ENCODINGS)
     check_at_least("scale", self.scale, 1e-3)
     super().__post_init__()
 

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from slot_attention import files, validation
 from slot_attention.data import datasets
 from slot_attention.paper.provenance import provenance
-from slot_attention.paper.rows import FINISHED, Row, changed, value_of
+from slot_attention.paper.rows import TRAINED_FILE, Row, changed, value_of
 from slot_attention.training import writers
 from slot_attention.training.runs import FREE_FIELDS
 
@@ -50,7 +50,7 @@ def read(
     ValueError: if it was trained or evaluated with another config.
   """
   check(folder, config)
-  trained = files.read_json(folder / FINISHED)
+  trained = files.read_json(folder / TRAINED_FILE)
   origin = {key: trained.get(key, "not recorded") for key in origin_of_now()}
   if trained["metrics"] is None or len(names) == 1:
     return trained["metrics"], origin
@@ -74,7 +74,7 @@ def check(folder: Path, config: ConfigDict) -> None:
   Raises:
     ValueError: names the fields that differ.
   """
-  then = files.read_json(folder / FINISHED).get("config")
+  then = files.read_json(folder / TRAINED_FILE).get("config")
   if then is None:
     return
   now = fields(config)
@@ -148,13 +148,13 @@ def keep(workdir: Path, kept: Path) -> None:
   Those of an earlier run of the same config and seed are removed.
   """
   kept.mkdir(parents=True, exist_ok=True)
-  before, after = kept / FINISHED, workdir / FINISHED
+  before, after = kept / TRAINED_FILE, workdir / TRAINED_FILE
   if before.exists() and before.read_bytes() != after.read_bytes():
     for path in kept.glob("reproduce_*.json"):
       path.unlink()
-  for path in [workdir / FINISHED, *workdir.glob("reproduce_*.json")]:
+  for path in [workdir / TRAINED_FILE, *workdir.glob("reproduce_*.json")]:
     files.write(kept / path.name, path.read_bytes())
-  curve = workdir / writers.METRICS
+  curve = workdir / writers.METRICS_FILE
   if curve.exists():
     # Without a time, equal curves give equal files.
     data = gzip.compress(curve.read_bytes(), mtime=0)

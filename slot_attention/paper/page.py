@@ -73,8 +73,8 @@ def render(results: Path) -> str:
     "The lists count the variants that compare with the default as the paper"
     " says (yes), that do not (no), that cannot be told from the default (not"
     f" separable), that equal it within {statistics.TIGHT} points, that have"
-    f" fewer than {statistics.COMPARED_SEEDS} seeds (too few seeds), and of"
-    " which the paper says nothing (not stated). 95 % confidence intervals"
+    f" fewer than {statistics.MIN_SEEDS_TO_COMPARE} seeds (too few seeds), and"
+    " of which the paper says nothing (not stated). 95 % confidence intervals"
     " decide.",
     "",
   ]

@@ -45,8 +45,8 @@ from slot_attention.paper import curves, kept, page, plan, statistics, tables
 from slot_attention.paper.experiments import EXPERIMENTS
 from slot_attention.paper.provenance import num_cores
 from slot_attention.paper.rows import (
-  FINISHED,
   SCALES,
+  TRAINED_FILE,
   changed,
   changed_values,
   config_name,
@@ -125,7 +125,7 @@ def reproduce(
         )
         continue
       trains = not only_finished and only_rows in job.row.label
-      if not trains and not (workdir / FINISHED).exists():
+      if not trains and not (workdir / TRAINED_FILE).exists():
         continue
       with _lock(workdir, wait) as locked:
         if locked:
@@ -195,7 +195,7 @@ def _lock(workdir: Path, wait: bool) -> Iterator[bool]:
 
 def _measure(experiment, row, config, workdir, names):
   """Trains and evaluates a run, unless that has been done before."""
-  trained = workdir / FINISHED
+  trained = workdir / TRAINED_FILE
   if not trained.exists():
     goes_on = checkpoints.has_any(workdir)
     start = time.monotonic()

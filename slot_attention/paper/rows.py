@@ -24,7 +24,7 @@ CLEVR6_SETS = "clevr6_set_prediction"
 MOVING_SPRITES = "savi"
 
 # The file in the folder of a run that says that its training is finished.
-FINISHED = "trained.json"
+TRAINED_FILE = "trained.json"
 
 SCALES = ("smoke", "small", "paper")
 # The configs that replace those of the paper at the small scale. One that
@@ -205,9 +205,9 @@ def files_of(name: str, experiment: Experiment, row: Row) -> list[str]:
     row: one of its rows.
   """
   if not (experiment.sweep or row.evaluation):
-    return [FINISHED]
+    return [TRAINED_FILE]
   label = re.sub(r"\W+", "_", row.label)
-  return [FINISHED, f"reproduce_{experiment.see or name}_{label}.json"]
+  return [TRAINED_FILE, f"reproduce_{experiment.see or name}_{label}.json"]
 
 
 def has_files(folder: Path, names: Sequence[str]) -> bool:
@@ -215,9 +215,9 @@ def has_files(folder: Path, names: Sequence[str]) -> bool:
 
   A run that diverged has no evaluation.
   """
-  if not (folder / FINISHED).exists():
+  if not (folder / TRAINED_FILE).exists():
     return False
-  diverged = files.read_json(folder / FINISHED)["metrics"] is None
+  diverged = files.read_json(folder / TRAINED_FILE)["metrics"] is None
   return diverged or all((folder / name).exists() for name in names)
 
 
@@ -233,8 +233,8 @@ def find_trained(
     kept: folder of kept results. It has no parameters, so that all files of the
       job must be there. None if kept results do not count.
   """
-  if (trained := runs / job.directory / FINISHED).exists():
+  if (trained := runs / job.directory / TRAINED_FILE).exists():
     return trained
   if kept and has_files(kept / job.directory, names):
-    return kept / job.directory / FINISHED
+    return kept / job.directory / TRAINED_FILE
   return None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from slot_attention.metrics import SHARES
+from slot_attention.metrics import PERCENT_PREFIXES
 from slot_attention.paper.ablations import DIRECTIONS
 
 # A seed of object discovery counts as one that segments into stripes (Section
@@ -15,18 +15,18 @@ from slot_attention.paper.ablations import DIRECTIONS
 # times the median of its row. Seeds that find the objects have less than twice
 # the median, as those in results/quickstart.json.
 STRIPES_FACTOR = 3
-STRIPES_SEEDS = 3  # With fewer seeds, the median says nothing.
+MIN_SEEDS_FOR_STRIPES = 3  # With fewer seeds, the median says nothing.
 
 # A variant counts as equal to its default if the confidence interval of the
 # difference is within TIGHT points.
 TIGHT = 2
 # With fewer seeds of a variant or its default, they are not compared: seeds may
 # either succeed or fail, and an interval of two says little of that.
-COMPARED_SEEDS = 3
+MIN_SEEDS_TO_COMPARE = 3
 # The metrics in which variants are compared with their default.
 COMPARED = ("fg_ari", "ap_1")
 # The fields that distinguish the points of a sweep.
-PLACES = ("step", "num_iterations", "num_slots", "num_objects")
+POINT_KEYS = ("step", "num_iterations", "num_slots", "num_objects")
 
 
 def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not by_seed:
       lines.append({**about, "metric": "", "paper": "", **left_out})
     places = [
-      [[x.get(place) for place in PLACES] for x in points]
+      [[x.get(place) for place in POINT_KEYS] for x in points]
       for points in by_seed.values()
     ]
     if any(x != places[0] for x in places):
@@ -57,13 +57,13 @@ def make_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         " different points"
       )
     for points in zip(*by_seed.values()):
-      where = {key: points[0][key] for key in PLACES if key in points[0]}
+      where = {key: points[0][key] for key in POINT_KEYS if key in points[0]}
       for metric in points[0]:
         if metric in where or metric in ("sweep", "num_examples"):
           continue
         if any(metric not in point for point in points):
           continue  # A seed of an earlier version does not have it.
-        scale = 100 if metric.startswith(SHARES) else 1
+        scale = 100 if metric.startswith(PERCENT_PREFIXES) else 1
         values = [scale * point[metric] for point in points]
         kept = [x for seed, x in zip(by_seed, values) if seed not in stripes]
         lines.append(
@@ -93,7 +93,7 @@ def _stripes(by_seed):
     if "fg_ari" in points[0]:
       errors = [point.get("mse", point["loss"]) for point in points]
       losses[seed] = float(np.median(errors))
-  if len(losses) < STRIPES_SEEDS:
+  if len(losses) < MIN_SEEDS_FOR_STRIPES:
     return []
   limit = STRIPES_FACTOR * np.median(list(losses.values()))
   return [seed for seed, loss in losses.items() if loss > limit]
@@ -137,13 +137,13 @@ def make_differences(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     difference = interval = None
     if variant:
       difference = float(np.mean(variant) - np.mean(default))
-      if min(len(default), len(variant)) >= COMPARED_SEEDS:
+      if min(len(default), len(variant)) >= MIN_SEEDS_TO_COMPARE:
         interval = _confidence_interval(variant, default)
     agrees = _verdict(interval, expected)
     too_few = interval is None
     if not variant:  # All of its seeds diverged, and all are counted.
       counts = num_seeds["default", row["config"]], len(row["seeds"])
-      too_few = min(counts) < COMPARED_SEEDS
+      too_few = min(counts) < MIN_SEEDS_TO_COMPARE
     if agrees and too_few:
       agrees = "too few seeds"
     lines.append(

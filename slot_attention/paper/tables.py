@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slot_attention import files, plots
-from slot_attention.metrics import SHARES
+from slot_attention.metrics import PERCENT_PREFIXES
 from slot_attention.paper import curves, statistics
 
 # What runs along the horizontal axis of a sweep.
@@ -91,8 +91,8 @@ def _about(result, sweep):
     about += (
       " A seed counts as stripes (Section 4.1) if its squared error is above"
       f" {statistics.STRIPES_FACTOR} times the median of its row, which must"
-      f" have at least {statistics.STRIPES_SEEDS} seeds. Stripes that are"
-      " reconstructed well are missed."
+      f" have at least {statistics.MIN_SEEDS_FOR_STRIPES} seeds. Stripes that"
+      " are reconstructed well are missed."
     )
     if not any(line["stripes"] for line in table):
       about += " No seed is above this limit."
@@ -155,7 +155,7 @@ def _grid_of(table, sweep):
   # Columns of the points of a sweep, without those of one value.
   places = [
     place
-    for place in statistics.PLACES[1:]
+    for place in statistics.POINT_KEYS[1:]
     if sweep and len({line.get(place, "") for line in table}) > 1
   ]
   groups = {}
@@ -208,8 +208,9 @@ _DIFFERENCES = (
   "The difference is the variant's mean minus the default's, in points, with"
   " its 95 % confidence interval over the seeds (Welch's t, which takes their"
   " values for normally distributed). With fewer than"
-  f" {statistics.COMPARED_SEEDS} seeds of either there is none. Appendix B says"
-  " how the variant compares, and the last column whether the interval agrees."
+  f" {statistics.MIN_SEEDS_TO_COMPARE} seeds of either there is none. Appendix"
+  " B says how the variant compares, and the last column whether the interval"
+  " agrees."
   " It agrees with better or worse if it lies on that side of zero, and with"
   f" equal if it lies within {statistics.TIGHT} points. A wider interval that"
   " includes zero does not separate the two."
@@ -232,7 +233,7 @@ def here(line, suffix=""):
   """
   if not line["metric"]:
     return ""
-  digits = 1 if line["metric"].startswith(SHARES) else 4
+  digits = 1 if line["metric"].startswith(PERCENT_PREFIXES) else 4
   mean, std, num_seeds = (
     line[f"{name}{suffix}"] for name in ("mean", "std", "num_seeds")
   )
@@ -278,7 +279,7 @@ def _bars(result):
   panels = {}
   for row in result["rows"]:
     for metric in metrics[row["config"]]:
-      if metric.startswith(SHARES) and (
+      if metric.startswith(PERCENT_PREFIXES) and (
         metric in statistics.COMPARED or not is_ablation
       ):
         panel, label = panels.setdefault(metric, {}), row["label"]
@@ -303,7 +304,7 @@ def _curves(table, sweep):
       if line["metric"] not in statistics.COMPARED:
         continue
       panel, name = f"{along} ({line['metric']})", line["label"]
-    elif line["metric"].startswith(SHARES):
+    elif line["metric"].startswith(PERCENT_PREFIXES):
       panel, name = f"{line['label']}: {along}", line["metric"]
     else:
       continue

@@ -14,14 +14,14 @@ import numpy as np
 
 from slot_attention import files, parallel, plots, tasks, validation
 from slot_attention.data import batches, datasets, loading, store
-from slot_attention.metrics import SHARES
+from slot_attention.metrics import PERCENT_PREFIXES
 from slot_attention.training import checkpoints, runs, writers
 
 # The initial slots of an example are the same in every evaluation of every run.
 _SLOTS_KEY_SEED = 0
 
 # Number of examples in a picture.
-_NUM_PICTURES = 4
+_EXAMPLES_PER_PICTURE = 4
 
 # The most characters of changes in the name of an evaluation's folder.
 _MAX_NAME = 100
@@ -206,7 +206,7 @@ def make_artist(
     before.
   """
   split = data.splits["eval"]
-  examples = np.arange(min(_NUM_PICTURES, len(split)))
+  examples = np.arange(min(_EXAMPLES_PER_PICTURE, len(split)))
   batch = tasks.normalize({"example_ids": examples, **split.take(examples)})
   apply = jax.jit(task.apply)
 
@@ -274,7 +274,7 @@ def _draw_history(workdir):
     losses.setdefault(split, []).append((step, line["loss"]))
     if split == "eval":
       for name, value in line.items():
-        if name.startswith(SHARES):
+        if name.startswith(PERCENT_PREFIXES):
           metrics.setdefault(name, []).append((step, 100 * value))
   path = workdir / "curves.png"
   panels = {"step": dict(sorted(metrics.items()))} if metrics else {}

@@ -203,7 +203,9 @@ def _print_rows(rows):
 
 def _panels(rows, num_iterations, num_slots):
   """Makes the panels of `plots.draw_curves`, as many as have curves."""
-  names = [name for name in rows[0] if name.startswith(metrics.SHARES)]
+  names = [
+    name for name in rows[0] if name.startswith(metrics.PERCENT_PREFIXES)
+  ]
 
   def curves(sweep, key, **fixed):
     chosen = [

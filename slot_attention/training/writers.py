@@ -16,7 +16,7 @@ import ml_collections
 from slot_attention import files, parallel
 
 # The file in the folder of a run that has its metrics.
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 # A function of step, split and metrics.
 OnMetrics = Callable[[int, str, dict[str, float]], None]
@@ -48,7 +48,7 @@ class MetricWriter:
     """
     self._on_metrics = on_metrics
     self._workdir = workdir
-    self._path = workdir / METRICS
+    self._path = workdir / METRICS_FILE
     self._file = None
     self._last = None  # Step and time of the last call of `write_speed`.
     if parallel.is_first_process():
@@ -144,7 +144,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
 
   A last line that is incomplete, since the process died, is left out.
   """
-  path = workdir / METRICS
+  path = workdir / METRICS_FILE
   return [values for _, values in _lines(path)] if path.exists() else []
 
 

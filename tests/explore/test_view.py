@@ -46,7 +46,7 @@ def test_the_view_is_what_predict_writes_for_the_same_image(tmp_path):
   predict.main(
     ["--pretrained=quickstart", f"--to={tmp_path}", "--num_slots=5", str(path)]
   )
-  own = view.Own(image_files.read_image(path))
+  own = view.UploadedImage(image_files.read_image(path))
   state = State(pretrained="quickstart", image=Image("own"), slots=5)
   seen = view.see(state, own)
   example = see(image=Image("example", 2), slots=5)
@@ -150,7 +150,7 @@ def test_what_cannot_be_shown_is_said_in_one_sentence(fields, words):
 
 
 def test_an_image_of_another_kind_is_noted():
-  own = view.Own(np.full((30, 20, 3), 200, np.uint8))
+  own = view.UploadedImage(np.full((30, 20, 3), 200, np.uint8))
   state = State(pretrained="quickstart", image=Image("own"))
   assert "its brightness is 0.78, theirs are" in view.see(state, own).note
 

@@ -117,7 +117,7 @@ def test_a_line_that_was_cut_off_does_not_hinder_evaluation(
 ):
   metrics = finished_run(tmp_path)
   lines = writers.read(tmp_path)
-  with (tmp_path / writers.METRICS).open("a") as file:
+  with (tmp_path / writers.METRICS_FILE).open("a") as file:
     file.write('{"step": 9, "spl')
   assert writers.read(tmp_path) == lines
   assert evaluate.evaluate_run(config, tmp_path) == pytest.approx(metrics)

@@ -156,7 +156,7 @@ def test_loading_without_a_run_fails(tmp_path, config):
 
 
 def test_a_damaged_line_of_metrics_is_named(tmp_path):
-  path = tmp_path / writers.METRICS
+  path = tmp_path / writers.METRICS_FILE
   path.write_text('{"step": 1}\n\0\0\n{"step"')
   with pytest.raises(ValueError, match="metrics.jsonl has a damaged line"):
     writers.read(tmp_path)
