@@ -235,6 +235,7 @@ def main(arguments: Sequence[str]) -> None:
     )
   images = [image_files.read_image(path) for path in paths]
   run = pretrained.load_any(flags.workdir, flags.pretrained)
+  datasets.check_outside(run.config.data, "--to", flags.to)
   apply = evaluate.make_apply(
     run, num_slots=flags.num_slots, num_iterations=flags.num_iterations
   )

@@ -162,6 +162,8 @@ def main(arguments: Sequence[str]) -> None:
   flags.parse(arguments)
 
   run = pretrained.load_any(flags.workdir, flags.pretrained)
+  folder = Path(flags.to or Path(flags.workdir or "", "figures"))
+  datasets.check_outside(run.config.data, "--to", str(folder))
   if run.task.num_outputs and "slot_mlp" in run.config.model:
     raise ValueError(
       "the Slot MLP has no iterations and no attention, so it has neither"
@@ -172,7 +174,6 @@ def main(arguments: Sequence[str]) -> None:
   else:
     all_examples = pretrained.load_examples(flags.pretrained)
     examples = {k: v[: flags.num_images] for k, v in all_examples.items()}
-  folder = Path(flags.to or Path(flags.workdir or "", "figures"))
   folder.mkdir(parents=True, exist_ok=True)
   paths = draw(
     run,

@@ -143,7 +143,8 @@ def restore_newest(
     item_handlers=_handlers(),
     options=ocp.CheckpointManagerOptions(create=False),
   ) as manager:
-    for step in sorted(manager.all_steps(), reverse=True):
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
       try:
         params = _restore(manager, step, "params")
         if like is None:
@@ -154,6 +155,9 @@ def restore_newest(
       except MisfitError:
         raise
       except Exception as error:  # Orbax raises many kinds of errors.
+        if max(manager.all_steps(read=True), default=step) > steps[0]:
+          # The run goes on, and has replaced the checkpoint meanwhile.
+          return restore_newest(workdir, like)
         damaged.append(
           f"{manager.directory / str(step)} is damaged ({_first_line(error)})"
         )

@@ -146,6 +146,8 @@ def _train(config, workdir, on_metrics, start):
     for done, batch in zip(dispatches, train_batches):
       state, loss = train_step(state, batch)
       losses.append(loss)
+      # The host is at most one dispatch ahead, so that the run can stop soon.
+      jax.block_until_ready(losses[-2:-1])
       step = done + config.steps_per_dispatch
       progress.update(config.steps_per_dispatch)
       stop = stopper.must_stop(step // config.steps_per_dispatch)

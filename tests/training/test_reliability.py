@@ -207,6 +207,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert largest(aside)
 
 
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_damaged(
+  finished_run, tmp_path, monkeypatch, caplog
+):
+  """A run with keep_checkpoints=1 deletes what another process reads."""
+  finished_run(tmp_path)
+  restore = checkpoints._restore
+
+  def replace_and_restore(*args):
+    monkeypatch.setattr(checkpoints, "_restore", restore)
+    folder = tmp_path / "checkpoints"
+    shutil.move(folder / "6", folder / "9")
+    return restore(*args)
+
+  monkeypatch.setattr(checkpoints, "_restore", replace_and_restore)
+  assert runs.load(tmp_path).step == 9
+  assert "damaged" not in caplog.text
+
+
 def test_no_flipped_bit_is_taken_for_a_number(config, finished_run, tmp_path):
   """Flips random bits of random files of the newest checkpoint.
 

@@ -5,10 +5,12 @@ import json
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
-from slot_attention import tasks
+from slot_attention import predict, tasks
 from slot_attention.data import datasets, loading
+from slot_attention.paper import figures
 from slot_attention.training import (
   checkpoints,
   evaluate,
@@ -124,6 +126,26 @@ def test_pictures_of_a_run_do_not_become_training_images(config, tmp_path):
   with pytest.raises(ValueError, match="holds --workdir=.* choose another"):
     runs.claim(tmp_path / "runs" / "a", config)
   assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", [predict, figures])
+def test_pictures_of_a_command_do_not_become_training_images(
+  command, config, finished_run, tmp_path
+):
+  photos, workdir = tmp_path / "photos", tmp_path / "run"
+  photos.mkdir()
+  photo = photos / "a.png"
+  PIL.Image.new("RGB", (8, 8)).save(photo)
+  finished_run(workdir)
+  image_size = datasets.image_shape(config.data)[0]
+  config.data.name, config.data.path = "image_folder", str(photos)
+  config.data.source, config.data.procedural = "original", {}
+  config.data.preprocessing = {"image_size": image_size}
+  runs.save_config(workdir, config)
+  arguments = [f"--workdir={workdir}", f"--to={photos / 'out'}"]
+  with pytest.raises(ValueError, match="holds --to=.* choose another"):
+    command.main([*arguments, *[str(photo)] * (command is predict)])
+  assert [*photos.iterdir()] == [photo]
 
 
 def test_a_model_that_does_not_fit_the_checkpoint_names_the_parameter(

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from slot_attention.training import (
@@ -47,6 +49,32 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(
   assert_equal_trees(
     final_state(tmp_path / "whole", 6), final_state(tmp_path / "parts", 6)
   )
+
+
+def test_the_host_is_at_most_one_dispatch_ahead(config, tmp_path, monkeypatch):
+  """Otherwise a run would stop only after all steps that wait."""
+  config.log_every = config.eval_every = config.checkpoint_every = 6
+  make_train_step = train.make_train_step
+  losses = []
+
+  @jax.jit
+  def take_time(x):
+    return jax.lax.fori_loop(0, 100, lambda _, y: jnp.tanh(y @ y), x)[0, 0]
+
+  def make_slow_step(*args):
+    step = make_train_step(*args)
+
+    def slow_step(state, batch):
+      assert all(loss.is_ready() for loss in losses[:-1])
+      state, loss = step(state, batch)
+      losses.append(loss + 0 * take_time(jnp.ones((400, 400))))
+      return state, losses[-1]
+
+    return slow_step
+
+  monkeypatch.setattr(train, "make_train_step", make_slow_step)
+  train.train(config, tmp_path)
+  assert len(losses) == 6
 
 
 def test_max_minutes_saves_and_ends_cleanly(config, tmp_path):
