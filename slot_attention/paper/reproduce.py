@@ -215,7 +215,7 @@ def _measure(experiment, row, config, workdir, names):
     files.write(trained, json.dumps(content))
   if has_files(workdir, names):
     return
-  kept.check(workdir, config)  # What it may have been trained with before.
+  kept.check(workdir, config)  # Another config may have trained the run.
   evaluation = kept.evaluation(row, config)
   config = changed(config, row.evaluation)
   if experiment.sweep == curves.STEPS:
